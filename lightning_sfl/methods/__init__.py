@@ -1,0 +1,23 @@
+"""The methods, one file each; importing them registers their short names for configs."""
+
+from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.methods.centralized import Centralized
+from lightning_sfl.methods.fedavg import FedAvg
+from lightning_sfl.methods.fedsgd import FedSGD
+from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
+from lightning_sfl.methods.sfl import SFL
+from lightning_sfl.methods.sfl_v1 import SFLV1
+from lightning_sfl.methods.sfl_v2 import SFLV2
+from lightning_sfl.methods.split_learning import SplitLearning
+
+__all__ = [
+    "SFL",
+    "SFLV1",
+    "SFLV2",
+    "Centralized",
+    "FedAvg",
+    "FedSGD",
+    "MiniBatchSFL",
+    "SplitLearning",
+    "SplitMethod",
+]

@@ -1,0 +1,121 @@
+"""The boundary between the halves: what crosses it is detached, and its bytes are counted by kind and direction.
+
+Whatever leaves the cut layer is called smashed data. It is one tensor, or a tuple of tensors where the cut lies inside a
+block that passes several values on; a tuple is carried whole, with the same row order in every part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["smashed", "labels", "cut_gradients", "weights", "gradients", "scalars"]
+Direction = Literal["up", "down"]
+Smashed = Tensor | tuple[Tensor, ...]
+
+
+def parts(smashed: Smashed) -> tuple[Tensor, ...]:
+    """The tensors of smashed data, one or several."""
+    return smashed if isinstance(smashed, tuple) else (smashed,)
+
+
+def like(form: Smashed, tensors: Sequence[Tensor]) -> Smashed:
+    """Tensors put into the form of `form`: alone or as a tuple."""
+    return tuple(tensors) if isinstance(form, tuple) else tensors[0]
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes these tensors take on the wire, without any framing."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def state_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers: what sending its weights costs."""
+    return num_bytes(module.state_dict().values())
+
+
+@dataclass
+class Upload:
+    """One client's smashed data and labels at the server in one local step.
+
+    smashed keeps the client's graph and never leaves the client's side; received is the server's detached copy.
+    """
+
+    slot: int
+    client_id: int
+    local_step: int
+    smashed: Smashed
+    received: Smashed
+    labels: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Reply:
+    """What the server has for one client: the gradient of its loss at the cut, and what is sent of it.
+
+    raw: one (rows, ...) tensor per part, as the server's backward left it; sent: the same after the method's own scaling or
+    mixing; logits and logits_gradient: of these rows, kept only when somebody watches.
+    """
+
+    upload: Upload
+    raw: tuple[Tensor, ...]
+    sent: tuple[Tensor, ...]
+    logits: Tensor | None = None
+    logits_gradient: Tensor | None = None
+
+
+class Boundary:
+    """Everything that passes between a client and the server passes here and is counted, in bytes."""
+
+    def __init__(self) -> None:
+        self.traffic_bytes: Counter[tuple[str, str]] = Counter()
+
+    def count(self, kind: Kind, direction: Direction, size_bytes: int) -> None:
+        """Count a transfer whose tensors need not be copied in this process."""
+        self.traffic_bytes[kind, direction] += size_bytes
+
+    def upload(self, slot: int, client_id: int, local_step: int, smashed: Smashed, labels: Tensor) -> Upload:
+        """Smashed data and labels go up: the server gets leaves of its own, without the client's graph."""
+        received = [part.detach() for part in parts(smashed)]
+        self.count("smashed", "up", num_bytes(received))
+        self.count("labels", "up", num_bytes([labels]))
+        return Upload(slot, client_id, local_step, smashed, like(smashed, received), labels)
+
+    def download(self, gradients: Sequence[Tensor]) -> None:
+        """A cut gradient goes down to its client."""
+        self.count("cut_gradients", "down", num_bytes(gradients))
+
+    def start_round(self) -> None:
+        """Forget the counts of the round before."""
+        self.traffic_bytes.clear()
+
+
+def join(uploads: Sequence[Upload]) -> Smashed:
+    """Received data of several uploads as one batch, in the order given; the parts are fresh leaves that want gradients."""
+    first = uploads[0].received
+    columns = zip(*(parts(upload.received) for upload in uploads), strict=True)
+    joined = [torch.cat(column) if len(column) > 1 else column[0].clone() for column in columns]
+    return like(first, [part.detach().requires_grad_() for part in joined])
+
+
+def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> list[Reply]:
+    """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled."""
+    sizes = [upload.num_rows for upload in uploads]
+    columns = [_gradient_of(part).split(sizes) for part in parts(received)]
+    rows = list(zip(*columns, strict=True))
+    outputs = logits.detach().split(sizes)
+    watched = logits.grad.split(sizes) if logits.retains_grad and logits.grad is not None else [None] * len(sizes)
+    return [Reply(*fields) for fields in zip(uploads, rows, rows, outputs, watched, strict=True)]
+
+
+def _gradient_of(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -1,0 +1,136 @@
+"""The plan of a round: who trains, on which rows, in which order. It follows from (seed, round) alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from lightning_sfl.core.population import Population
+from lightning_sfl.core.randomness import stream
+
+ClientOrder = Literal["sorted", "selected", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a client does in one round.
+
+    batch_size: rows per local step, None for all rows at once; local_epochs: passes over the client's own rows, the last
+    batch of a pass may be short; local_steps, instead of local_epochs: that many batches, passing on as often as needed.
+    """
+
+    batch_size: int | None
+    local_epochs: int
+    local_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A turn of one client: its `local_step`-th batch of this round."""
+
+    slot: int
+    client_id: int
+    local_step: int
+    rows: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Round `index`: participants[i] sits in slot i and trains on batches[i][0], batches[i][1], ..."""
+
+    index: int
+    participants: tuple[int, ...]
+    batches: tuple[tuple[Batch, ...], ...]
+
+    def interleaved(self) -> Iterator[list[Batch]]:
+        """Lock-step sweeps: in sweep t every client that has a t-th batch takes it; short clients drop out."""
+        for local_step in range(max(map(len, self.batches), default=0)):
+            yield [batches[local_step] for batches in self.batches if local_step < len(batches)]
+
+    def sequential(self) -> Iterator[list[Batch]]:
+        """One client after another, each through all of its batches."""
+        for batches in self.batches:
+            for batch in batches:
+                yield [batch]
+
+    @property
+    def num_rows(self) -> list[int]:
+        """Rows each participant trains on in this round, repetitions counted."""
+        return [sum(len(batch.rows) for batch in batches) for batches in self.batches]
+
+
+def plan_round(
+    seed: int, index: int, participants: Sequence[int], rows: Sequence[np.ndarray], work: Work, order: ClientOrder
+) -> Plan:
+    """Plan for these participants; rows[i] are the rows of participants[i]."""
+    own = dict(zip(participants, rows, strict=True))
+    ordered = in_order(participants, order, seed, index)
+    batches = tuple(
+        tuple(Batch(slot, client, step, b) for step, b in enumerate(draw_batches(seed, index, client, own[client], work)))
+        for slot, client in enumerate(ordered)
+    )
+    return Plan(index, tuple(ordered), batches)
+
+
+def in_order(participants: Sequence[int], order: ClientOrder, seed: int, index: int) -> list[int]:
+    """Participants by id, as they were selected, or shuffled anew each round."""
+    if order == "sorted":
+        return sorted(participants)
+    if order == "selected":
+        return list(participants)
+    return [int(c) for c in stream(seed, "client_order", index).permutation(sorted(participants))]
+
+
+def draw_batches(seed: int, index: int, client: int, rows: np.ndarray, work: Work) -> list[np.ndarray]:
+    """A client's batches in one round: each pass is a fresh permutation of its rows, cut into batches."""
+    size = min(work.batch_size or len(rows), len(rows))
+    per_pass = -(-len(rows) // size)
+    steps = work.local_epochs * per_pass if work.local_steps is None else work.local_steps
+    batches: list[np.ndarray] = []
+    for number in range(-(-steps // per_pass)):
+        shuffled = stream(seed, "batches", index, client, number).permutation(rows)
+        batches += [shuffled[start : start + size] for start in range(0, len(rows), size)]
+    return batches[:steps]
+
+
+class Feed:
+    """Hands out the tensors of a plan's batches; rows of one slot are gathered in few large strokes, not batch by batch."""
+
+    def __init__(self, population: Population, plan: Plan, ahead_rows: int = 4096) -> None:
+        self.population = population
+        self.plan = plan
+        self.ahead_rows = ahead_rows
+        self._ready: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def take(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a batch; each batch is handed out once."""
+        key = (batch.slot, batch.local_step)
+        if key not in self._ready:
+            self._gather(self.plan.batches[batch.slot][batch.local_step :])
+        return self._ready.pop(key)
+
+    def _gather(self, coming: Sequence[Batch]) -> None:
+        count, rows = 1, len(coming[0].rows)
+        while count < len(coming) and rows + len(coming[count].rows) <= self.ahead_rows:
+            rows += len(coming[count].rows)
+            count += 1
+        chosen = coming[:count]
+        x, y = self.population.take(np.concatenate([batch.rows for batch in chosen]))
+        sizes = [len(batch.rows) for batch in chosen]
+        for batch, inputs, labels in zip(chosen, x.split(sizes), y.split(sizes), strict=True):
+            self._ready[batch.slot, batch.local_step] = (inputs, labels)
+
+
+def schedule_fingerprint(rounds: Sequence[Sequence[int]]) -> str:
+    """Eight hex digits of who takes part when."""
+    text = ";".join(",".join(map(str, clients)) for clients in rounds)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,77 @@
+"""Who takes part in a round."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lightning_sfl.core.errors import ConfigError, require
+from lightning_sfl.core.randomness import stream
+
+
+class Selector(ABC):
+    """Chooses the participants of a round from the clients that have data."""
+
+    @abstractmethod
+    def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
+        """Distinct ids out of `available` (ascending ids of clients with at least one row)."""
+
+    def most(self, participants: int) -> int:
+        """The largest number of participants that any round may have."""
+        return participants
+
+
+class Uniform(Selector):
+    """`participants` clients without replacement, all equally likely (all of them when fewer have data)."""
+
+    def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
+        count = min(participants, len(available))
+        chosen = stream(seed, "participants", round).choice(available, size=count, replace=False)
+        return [int(client) for client in chosen]
+
+
+class FixedSchedule(Selector):
+    """Participants listed round by round in a JSON file; all listed clients take part, whatever `participants` says.
+
+    Args:
+        path: JSON file: a list of lists (round 0 first), {"rounds": [...]}, or {"1": [...], "2": [...]} (round 1 first).
+    """
+
+    def __init__(self, path: str) -> None:
+        file = Path(path)
+        require(file.is_file(), "selection.path", path, "an existing JSON file with one list of clients per round")
+        try:
+            self.rounds = _rounds_of(json.loads(file.read_text()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"selection.path={path!r} is not a schedule: {error}") from None
+        require(bool(self.rounds), "selection.path", path, "a schedule with at least one round")
+
+    def most(self, participants: int) -> int:
+        return max(len(clients) for clients in self.rounds)
+
+    def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
+        if round >= len(self.rounds):
+            raise ConfigError(f"the schedule lists {len(self.rounds)} rounds, but round {round} was asked for")
+        strangers = sorted(set(self.rounds[round]) - set(available.tolist()))
+        if strangers:
+            raise ConfigError(f"schedule round {round} lists clients {strangers} that do not exist or have no data")
+        return self.rounds[round]
+
+
+def _rounds_of(document: object) -> list[list[int]]:
+    if isinstance(document, dict):
+        document = document["rounds"] if "rounds" in document else [document[key] for key in sorted(document, key=int)]
+    if not isinstance(document, list):
+        raise TypeError("neither a list nor an object")
+    return [_distinct(entry) for entry in document]
+
+
+def _distinct(entry: Sequence[object]) -> list[int]:
+    clients = list(dict.fromkeys(entry))
+    if not clients or any(isinstance(c, bool) or not isinstance(c, int) for c in clients):
+        raise TypeError(f"a round must be a non-empty list of client ids, got {entry!r}")
+    return [int(client) for client in clients if isinstance(client, int)]

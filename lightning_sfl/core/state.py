@@ -1,0 +1,43 @@
+"""States: name -> tensor, the form in which halves are copied and merged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def state_of(module: nn.Module) -> State:
+    """Live parameters and buffers of a module, by name (not copies)."""
+    return {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+
+
+@torch.no_grad()
+def copy_state(source: nn.Module, target: nn.Module) -> None:
+    """Write the parameters and buffers of `source` into `target`, which has the same names and shapes."""
+    load_state(target, state_of(source))
+
+
+@torch.no_grad()
+def load_state(module: nn.Module, state: State) -> None:
+    """Write the tensors of `state` into the module's own, in place, so that optimizers keep pointing at them."""
+    own = state_of(module)
+    for name, tensor in state.items():
+        own[name].copy_(tensor)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def buffers_of(module: nn.Module) -> State:
+    """Live persistent buffers by name: the part of the state that no optimizer moves."""
+    trained = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {name: tensor for name, tensor in state_of(module).items() if name not in trained}
+
+
+def gradients_of(module: nn.Module) -> State:
+    """Live gradients by parameter name, for parameters that have one."""
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

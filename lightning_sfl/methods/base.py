@@ -1,0 +1,138 @@
+"""The one training loop. A method says what is planned, served and merged; everything else is here.
+
+One communication round is one Lightning epoch and one `training_step`:
+
+    plan      who takes part, and which rows each trains on at each local step
+    upload    every active client runs its half; the smashed data cross the cut
+    serve     the server half learns from them and answers with cut gradients
+    download  every active client backpropagates its answer and takes one step
+    merge     the halves are put together
+
+so validation sees the merged model, checkpoints fall between rounds, and no mid-round state has to be saved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from lightning_sfl.core import events
+from lightning_sfl.core.aggregation import weighted_average
+from lightning_sfl.core.cut import Boundary, Reply, Upload, state_bytes
+from lightning_sfl.core.finite import check_tensors
+from lightning_sfl.core.randomness import untouched_generators
+from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
+from lightning_sfl.core.state import load_state, num_parameters, state_of
+from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.sides import Sides
+
+
+class SplitMethod(Sides):
+    """Base of all methods: subclasses fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
+
+    # --- what a method says -----------------------------------------------------------------------------------------
+
+    def plan(self, index: int) -> Plan:
+        """Participants and batches of round `index`; they follow from (seed, index) alone, for every method alike."""
+        chosen = self.selection.select(index, self.available, self.participants, self.seed)
+        rows = [self.population.rows[client] for client in chosen]
+        return plan_round(self.seed, index, chosen, rows, self.work, self.client_order)
+
+    def steps(self, plan: Plan) -> Iterator[list[Batch]]:
+        """Groups of batches that are uploaded and served together; lock-step sweeps over all clients by default."""
+        return plan.interleaved()
+
+    def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
+        """Train the server half on these uploads and answer each with its cut gradient, in the same order."""
+        raise NotImplementedError(f"{type(self).__name__} has no serve()")
+
+    def merge(self, plan: Plan) -> None:
+        """Put the participants' halves together: the weighted average of FedAvg."""
+        self.average(plan, self.slots, self.client_half)
+        if self.server_copies:
+            self.average(plan, self.server_slots, self.server_half)
+
+    # --- the round --------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Bring the data to the device and look up who watches."""
+        self.population = self.data.population.to(self.device)
+        self.boundary = Boundary()
+        self.watch(self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
+        self.train()
+        self.tally = Tally()
+        with untouched_generators(self.device):
+            self.train_round(self.plan(self.current_epoch))
+        self.restart_optimizers()
+        self.step_schedules()
+        loss, accuracy = self.tally.read()
+        scalars = {"train/loss": loss, "train/acc": accuracy, "round": float(self.current_epoch)}
+        self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
+
+    def train_round(self, plan: Plan) -> None:
+        """Local steps until the plan is done, then the merge."""
+        self.feed = Feed(self.population, plan)
+        self.steps_taken = Counter()
+        self.boundary.start_round()
+        self.emit(events.RoundStart, plan.participants, self.client_half, self.server_half)
+        for batches in self.steps(plan):
+            self.local_step(batches)
+        self.end_clients(plan)
+        self.merge(plan)
+        check_tensors(state_of(self).values(), "the merged model", self.place())
+        self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes))
+
+    def local_step(self, batches: Sequence[Batch]) -> None:
+        """One local step of these clients, through the cut."""
+        uploads = [self.upload(batch) for batch in batches]
+        self.download(self.serve(uploads))
+
+    # --- the end of the round ---------------------------------------------------------------------------------------
+
+    def weights(self, plan: Plan) -> list[float]:
+        """Aggregation weight of each slot's client, of any positive scale."""
+        if self.weighting == "uniform":
+            return [1.0] * len(plan.participants)
+        if self.weighting == "rows":
+            return [float(rows) for rows in plan.num_rows]
+        return [float(len(self.population.rows[client])) for client in plan.participants]
+
+    def end_clients(self, plan: Plan) -> None:
+        """Every participant hands in what it trained."""
+        for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
+            half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
+            self.send_weights(slot)
+            self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
+
+    def send_weights(self, slot: int) -> None:
+        """Count what a participant sends at the end of its round."""
+        self.boundary.count("weights", "up", sum(map(state_bytes, self.owned(slot))))
+
+    def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
+        """Write the weighted average of the first len(participants) halves into `into`."""
+        states = [state_of(halves[slot]) for slot in range(len(plan.participants))]
+        load_state(into, weighted_average(states, self.weights(plan)))
+
+    # --- what a run says of itself ----------------------------------------------------------------------------------
+
+    def schedule(self, num_rounds: int) -> list[tuple[int, ...]]:
+        """Participants of the first `num_rounds` rounds, in the order in which the server meets them."""
+        return [self.plan(index).participants for index in range(num_rounds)]
+
+    def describe(self) -> list[str]:
+        """What one should know before training starts, line by line."""
+        rounds = self.trainer.max_epochs
+        return [
+            f"method     {self.method_name} (revision {self.revision}), seed {self.seed}",
+            f"cut        {self.split.certificate.describe()}",
+            f"halves     client {num_parameters(self.client_half):,} parameters, server {num_parameters(self.server_half):,}",
+            f"partition  {self.population.fingerprint}: {self.population.num_clients} clients, "
+            f"{sum(self.population.sizes):,} rows",
+            f"schedule   {schedule_fingerprint(self.schedule(rounds))}: {rounds} rounds, {self.num_slots} clients each",
+        ]

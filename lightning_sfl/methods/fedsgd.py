@@ -1,0 +1,62 @@
+"""FedSGD: every client sends the gradient of its whole local loss, and the server takes one step with their average.
+
+H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Aguera y Arcas, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", AISTATS 2017, section 2. With plain SGD it is FedAvg with one full-batch local step.
+
+    each client k:  g_k <- gradient of its mean loss at w
+    w <- one server step with sum_k (n_k / n) g_k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lightning_sfl.core.aggregation import weighted_average
+from lightning_sfl.core.cut import num_bytes
+from lightning_sfl.core.rounds import Batch, Plan
+from lightning_sfl.core.state import buffers_of, gradients_of, load_state
+from lightning_sfl.methods.base import SplitMethod
+
+
+class FedSGD(SplitMethod):
+    """One averaged gradient step per round; the server optimizer moves both halves and may keep momentum.
+
+    Args:
+        backbone: the whole network.
+        cut_layer: where diagnostics divide it; the numbers do not depend on it.
+        kwargs: options of `SplitMethod` but for those of local training, of which there is none.
+    """
+
+    name = "fedsgd"
+    server_copies = True
+    whole_on_client = True
+
+    def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
+        super().__init__(
+            backbone, cut_layer, client_optimizer=None, client_scheduler=None, client_clip=None,
+            batch_size=None, local_epochs=1, local_steps=None, **kwargs,
+        )  # fmt: skip
+
+    def trained(self) -> dict[Any, list[nn.Parameter]]:
+        return {"server": [*self.client_half.parameters(), *self.server_half.parameters()]}
+
+    def local_step(self, batches: Sequence[Batch]) -> None:
+        self.backward_uncut(batches)
+
+    def send_weights(self, slot: int) -> None:
+        """Gradients travel up, not weights."""
+        sent = [gradient for module in self.owned(slot) for gradient in gradients_of(module).values()]
+        self.boundary.count("gradients", "up", num_bytes(sent))
+
+    def merge(self, plan: Plan) -> None:
+        weights = self.weights(plan)
+        for copies, half in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
+            members = [copies[slot] for slot in range(len(plan.participants))]
+            mean = weighted_average([gradients_of(member) for member in members], weights)
+            for name, parameter in half.named_parameters():
+                parameter.grad = mean.get(name)
+            load_state(half, weighted_average([buffers_of(member) for member in members], weights))
+        self.step_server([self.server_turn([batches[0] for batches in plan.batches])._replace(half=self.server_half)])

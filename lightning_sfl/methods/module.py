@@ -1,0 +1,251 @@
+"""Lightning's side of every method: halves, slots, optimizers, evaluation and checkpoints. No algorithm stands here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_sfl.core.aggregation import Weighting
+from lightning_sfl.core.batchnorm import apply_one_row_rule
+from lightning_sfl.core.errors import ConfigError, require
+from lightning_sfl.core.population import Population
+from lightning_sfl.core.rounds import ClientOrder, Work
+from lightning_sfl.core.selection import Selector, Uniform
+from lightning_sfl.core.split import Split, split
+from lightning_sfl.methods.persistence import PersistentModule
+
+Role = Literal["client", "server"]
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The default of both halves: plain SGD, learning rate 0.1."""
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+class SplitModule(PersistentModule):
+    """A network cut in two, the clients' slots, and one optimizer for each side.
+
+    Args:
+        backbone: the whole network; it is cut after `cut_layer`.
+        cut_layer: dotted name of the last stage of the client half, as `train.py cuts` lists them.
+        client_optimizer: optimizer of the client halves, restarted every round.
+        server_optimizer: optimizer of the server half, restarted every round unless `persist_server_optimizer`.
+        client_scheduler: learning-rate schedule of the clients, one step per round.
+        server_scheduler: learning-rate schedule of the server, one step per round.
+        participants: clients that take part in a round (all, when fewer have data).
+        selection: who they are; uniform without replacement by default.
+        batch_size: rows per client and local step; null for all rows of the client at once.
+        local_epochs: passes over its own data that a client makes in a round.
+        local_steps: instead of local_epochs, this many batches, however small the client is.
+        weighting: a client's weight in the merge: its number of samples, of rows trained on in this round, or uniform.
+        client_order: order in which the server meets the clients: by id, as selected, or shuffled every round.
+        client_clip: largest gradient norm of a client half, null for no clipping.
+        server_clip: largest gradient norm of the server half, null for no clipping.
+        persist_server_optimizer: keep momentum and moments of the server half from round to round.
+        seed: all draws of the run follow from it.
+    """
+
+    name: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    server_copies: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        cut_layer: str,
+        *,
+        client_optimizer: OptimizerCallable | None = sgd,
+        server_optimizer: OptimizerCallable | None = sgd,
+        client_scheduler: LRSchedulerCallable | None = None,
+        server_scheduler: LRSchedulerCallable | None = None,
+        participants: int = 10,
+        selection: Selector | None = None,
+        batch_size: int | None = 10,
+        local_epochs: int = 1,
+        local_steps: int | None = None,
+        weighting: Weighting = "samples",
+        client_order: ClientOrder = "sorted",
+        client_clip: float | None = None,
+        server_clip: float | None = None,
+        persist_server_optimizer: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require(participants >= 1, "participants", participants, "an integer >= 1")
+        require(batch_size is None or batch_size >= 1, "batch_size", batch_size, "an integer >= 1, or null for all rows")
+        require(local_epochs >= 1, "local_epochs", local_epochs, "an integer >= 1")
+        require(local_steps is None or local_steps >= 1, "local_steps", local_steps, "an integer >= 1, or null")
+        for key, norm in {"client_clip": client_clip, "server_clip": server_clip}.items():
+            require(norm is None or 0 < norm < float("inf"), key, norm, "a finite number > 0, or null")
+        require(0 <= seed < 2**63, "seed", seed, "an integer from 0 to 2**63 - 1")
+        self.automatic_optimization = False
+        self.backbone = (backbone,)  # a tuple, so that its parameters are not registered beside those of the halves
+        self.cut_layer = cut_layer
+        self.factories = {"client": (client_optimizer, client_scheduler), "server": (server_optimizer, server_scheduler)}
+        self.participants = participants
+        self.selection = selection or Uniform()
+        self.work = Work(batch_size, local_epochs, local_steps)
+        self.weighting: Weighting = weighting
+        self.client_order: ClientOrder = client_order
+        self.clips: dict[Role, float | None] = {"client": client_clip, "server": server_clip}
+        self.persist_server_optimizer = persist_server_optimizer
+        self.seed = seed
+        self.population: Population | None = None
+
+    # --- the halves -------------------------------------------------------------------------------------------------
+
+    @property
+    def method_name(self) -> str:
+        """The name in configs, records and file names."""
+        return self.name or type(self).__name__.lower()
+
+    def setup(self, stage: str) -> None:
+        """Cut the network on a batch of the data, once."""
+        if not self.is_cut:
+            if not hasattr(self.data, "example"):
+                raise ConfigError(f"data={type(self.data).__name__} is not allowed: it must have example() and population")
+            self.cut(self.data.example())
+        if stage == "fit":
+            self.population = self.data.population
+            self.num_clients = self.population.num_clients
+            self.available = np.flatnonzero(np.array(self.population.sizes))
+
+    @property
+    def data(self) -> Any:
+        """The datamodule of the Trainer at hand."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def is_cut(self) -> bool:
+        return "client_half" in self._modules
+
+    def cut(self, example: Tensor) -> None:
+        """Cut the network, proving the cut on `example` (rows, ...), and make the participants' slots."""
+        self.split: Split = split(self.backbone[0], self.cut_layer, example)
+        self.example = {"shape": list(example.shape), "dtype": str(example.dtype).removeprefix("torch.")}
+        self.client_half, self.server_half = self.split.client_half, self.split.server_half
+        for half in (self.client_half, self.server_half):
+            apply_one_row_rule(half)
+        count = self.num_slots
+        self.slots = nn.ModuleList(copy.deepcopy(self.client_half) for _ in range(count))
+        copies = count if self.server_copies else 0
+        self.server_slots = nn.ModuleList(copy.deepcopy(self.server_half) for _ in range(copies))
+        self.to(self.device)
+
+    @property
+    def num_slots(self) -> int:
+        """Clients that may be active in one round; memory grows with them, never with the population."""
+        return self.selection.most(self.participants)
+
+    def server_of(self, slot: int) -> nn.Module:
+        """The server half that learns from this slot: the one there is, or the slot's private copy."""
+        return self.server_slots[slot] if self.server_copies else self.server_half
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (rows, ..., classes) of the merged network for inputs (rows, ...)."""
+        logits: Tensor = self.server_half(self.client_half(x))
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over all labels: logits (rows, ..., classes), labels (rows, ...)."""
+        return cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+    # --- optimizers -------------------------------------------------------------------------------------------------
+
+    def trained(self) -> dict[Role, list[nn.Parameter]]:
+        """What each optimizer steps."""
+        server = self.server_slots if self.server_copies else self.server_half
+        return {"client": list(self.slots.parameters()), "server": list(server.parameters())}
+
+    def configure_optimizers(self) -> list[dict[str, Any]]:
+        """Lightning's hook: the client optimizer, then the server optimizer, each with its schedule if it has one."""
+        configured = []
+        self.stepped = self.trained()
+        self.roles: list[Role] = list(self.stepped)
+        for role, parameters in self.stepped.items():
+            optimizer_factory, scheduler_factory = self.factories[role]
+            require(optimizer_factory is not None, f"{role}_optimizer", None, "an optimizer class with its options")
+            entry: dict[str, Any] = {"optimizer": optimizer_factory(parameters)}  # type: ignore[misc]
+            if scheduler_factory is not None:
+                entry["lr_scheduler"] = scheduler_factory(entry["optimizer"])
+            configured.append(entry)
+        return configured
+
+    def optimizer(self, role: Role) -> LightningOptimizer:
+        """The wrapped optimizer of one side; steps must go through it, for precision plugins, hooks and checkpoints."""
+        wrapped = self.optimizers()
+        return wrapped[self.roles.index(role)] if isinstance(wrapped, list) else wrapped  # type: ignore[return-value]
+
+    def forget_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Set gradients to None, so that optimizers leave alone what gets none in this step."""
+        for parameter in parameters:
+            parameter.grad = None
+
+    def restart_optimizers(self) -> None:
+        """Forget momentum and moments: a client's state has no meaning for the next client in its slot."""
+        for role in self.roles:
+            if role == "client" or not self.persist_server_optimizer:
+                self.optimizer(role).optimizer.state.clear()
+
+    def step_schedules(self) -> None:
+        """One step of every learning-rate schedule; Lightning leaves this to us under manual optimization."""
+        schedules = self.lr_schedulers() or []
+        for schedule in schedules if isinstance(schedules, list) else [schedules]:
+            schedule.step()  # type: ignore[call-arg]
+
+    def backward(self, loss: Tensor, roots: list[Tensor] | None = None, gradients: list[Tensor] | None = None) -> None:
+        """Lightning's hook behind `manual_backward`: with roots, one walk through all clients' graphs at once."""
+        if roots is None:
+            loss.backward()
+        else:
+            torch.autograd.backward(roots, gradients)
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def on_evaluation_start(self, dataset: str) -> None:
+        """Fresh metrics; `dataset` names the rows they are about and becomes the tag's first part."""
+        classes = self.data.num_classes
+        self.meters: dict[str, Metric] = {
+            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro").to(self.device),
+            f"{dataset}/loss": MeanMetric().to(self.device),
+        }
+
+    def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Feed one batch (inputs, labels) to the metrics."""
+        x, labels = batch
+        logits = self(x)
+        accuracy, loss = self.meters.values()
+        accuracy.update(logits.flatten(0, -2), labels.flatten())
+        loss.update(self.loss(logits, labels), weight=len(labels))
+
+    def on_validation_epoch_start(self) -> None:
+        self.on_evaluation_start(self.data.eval_set)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=self.trainer.state.fn != "fit")
+
+    def on_test_epoch_start(self) -> None:
+        self.on_evaluation_start("test")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()})
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Most likely class of each row (or of each position)."""
+        return self(batch).argmax(-1)

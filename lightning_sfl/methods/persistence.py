@@ -1,0 +1,68 @@
+"""What a checkpoint of a method holds, and which checkpoints it accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightning_sfl.core.errors import CheckpointError
+
+FORMAT = 1
+
+
+class PersistentModule(L.LightningModule):
+    """Keeps the slots out of checkpoints and refuses what another method, cut or partition wrote.
+
+    Between rounds every slot is about to be overwritten, so a checkpoint holds the merged halves only and does not depend on
+    how many participants, or processes, there were.
+    """
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree between a checkpoint and the method that loads it."""
+        return {"method": self.method_name, "revision": self.revision, "cut_layer": self.cut_layer}
+
+    def data_identity(self) -> dict[str, Any]:
+        """What must agree, besides, when training goes on."""
+        return {"seed": self.seed, "partition": self.population.fingerprint if self.population else None}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook: sign the checkpoint."""
+        checkpoint["lightning_sfl"] = {"format": FORMAT, "example": self.example, **self.identity(), **self.data_identity()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook: check the signature; cut the network when no data has done it yet."""
+        signed = checkpoint.get("lightning_sfl")
+        if signed is None:
+            raise CheckpointError("this checkpoint was not written by lightning_sfl")
+        if signed["format"] > FORMAT:
+            raise CheckpointError(f"checkpoint format {signed['format']} is newer than this version's {FORMAT}")
+        training = self._trainer is not None and self.trainer.state.fn == "fit"
+        for key, value in (self.identity() | (self.data_identity() if training else {})).items():
+            if signed[key] != value:
+                raise CheckpointError(f"the checkpoint has {key}={signed[key]!r}, this run {key}={value!r}")
+        if not self.is_cut:
+            example = signed["example"]
+            self.cut(torch.zeros(example["shape"], dtype=getattr(torch, example["dtype"])))
+        if training:
+            self._fit_to_slots(checkpoint["optimizer_states"])
+
+    def _fit_to_slots(self, optimizer_states: list[dict[str, Any]]) -> None:
+        # State is empty between rounds, so only the number of parameters has to follow the number of slots.
+        for state, parameters in zip(optimizer_states, self.trained().values(), strict=True):
+            if not state["state"] and len(state["param_groups"]) == 1:
+                state["param_groups"][0]["params"] = list(range(len(parameters)))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Parameters and buffers of everything but the slots."""
+        full: dict[str, Any] = super().state_dict(*args, **kwargs)
+        return {name: tensor for name, tensor in full.items() if not name.startswith(("slots.", "server_slots."))}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave; the slots stay as they are."""
+        missing = {name: tensor for name, tensor in super().state_dict().items() if name not in self.state_dict()}
+        try:
+            return super().load_state_dict({**missing, **state_dict}, strict=strict, assign=assign)
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint does not fit this network: {' '.join(str(error).split())}") from None

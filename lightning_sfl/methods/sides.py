@@ -1,0 +1,221 @@
+"""The two sides of a local step: what clients do with their halves, and what the server does with its own."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sfl.core import events
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts, replies, state_bytes
+from lightning_sfl.core.finite import check_loss, check_tensors, clip
+from lightning_sfl.core.randomness import seed_torch
+from lightning_sfl.core.rounds import Batch, Feed
+from lightning_sfl.core.state import copy_state
+from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.module import Role, SplitModule
+
+
+class ServerTurn(NamedTuple):
+    """A step of one server half: which copy, on whose rows, how many."""
+
+    branch: int
+    client_ids: tuple[int, ...]
+    num_rows: int
+    half: nn.Module
+
+
+class Sides(SplitModule):
+    """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
+
+    whole_on_client: ClassVar[bool] = False
+    boundary: Boundary
+    feed: Feed
+    tally: Tally
+    steps_taken: Counter[int]
+
+    # --- the client's side ------------------------------------------------------------------------------------------
+
+    def start_of(self, slot: int) -> nn.Module:
+        """The client half that the client in `slot` starts its round from."""
+        half: nn.Module = self.client_half
+        return half
+
+    def start_client(self, batch: Batch) -> None:
+        """Load a client into its slot, when its first turn comes."""
+        half = self.slots[batch.slot]
+        copy_state(self.start_of(batch.slot), half)
+        if self.server_copies:
+            copy_state(self.server_half, self.server_slots[batch.slot])
+        self.receive_weights(batch.slot)
+        self.emit(events.ClientStart, batch.slot, batch.client_id, half, self.private_server(batch.slot))
+
+    def receive_weights(self, slot: int) -> None:
+        """Count what a participant gets at the start of its round."""
+        self.boundary.count("weights", "down", sum(map(state_bytes, self.owned(slot))))
+
+    def forward_client(self, batch: Batch) -> tuple[Smashed, Tensor]:
+        """Smashed data, with its graph, and the labels of one batch."""
+        if batch.local_step == 0:
+            self.start_client(batch)
+        x, labels = self.feed.take(batch)
+        self.draw_from("client", batch)
+        return self.slots[batch.slot](x), labels
+
+    def upload(self, batch: Batch) -> Upload:
+        """Run the client half on a batch and send what leaves it."""
+        smashed, labels = self.forward_client(batch)
+        return self.boundary.upload(batch.slot, batch.client_id, batch.local_step, smashed, labels)
+
+    def download(self, answers: Sequence[Reply]) -> None:
+        """All clients backpropagate their answers, in one walk through their graphs, and take one step."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for answer in answers:
+            self.boundary.download(answer.sent)
+            self.emit_cut_gradient(answer)
+            pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
+        roots, gradients = zip(*[(root, gradient) for root, gradient in pairs if root.requires_grad], strict=True)
+        check_tensors(gradients, "a cut gradient", self.place([a.upload.client_id for a in answers], "server"))
+        self.forget_gradients(self.stepped["client"])
+        self.manual_backward(roots[0], roots, gradients)
+        self.step_clients([answer.upload for answer in answers])
+
+    def step_clients(self, turns: Sequence[Batch | Upload]) -> None:
+        """One optimizer step of all active clients: torch leaves slots without gradients alone."""
+        seen = tuple(self.client_turn(turn) for turn in turns)
+        self.emit(events.ClientBackward, seen)
+        self.guard_step([self.owned(turn.slot) for turn in seen], [turn.client_id for turn in seen], "client")
+        self.optimizer("client").step()
+        for turn in seen:
+            self.steps_taken[turn.slot] += 1
+        self.emit(events.ClientStep, seen)
+
+    def client_turn(self, turn: Batch | Upload) -> events.Turn:
+        """Who is about to move in which slot."""
+        return events.Turn(
+            turn.slot, turn.client_id, self.slots[turn.slot], self.private_server(turn.slot), turn.num_rows
+        )
+
+    # --- without a cut ----------------------------------------------------------------------------------------------
+
+    def backward_uncut(self, batches: Sequence[Batch]) -> None:
+        """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
+        losses = []
+        for batch in batches:
+            smashed, labels = self.forward_client(batch)
+            self.draw_from("server", batch)
+            logits = self.server_of(batch.slot)(smashed)
+            losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
+        halves = [self.server_half, self.slots, self.server_slots]
+        self.forget_gradients(chain.from_iterable(half.parameters() for half in halves))
+        self.manual_backward(losses[0], losses)
+
+    # --- the server's side ------------------------------------------------------------------------------------------
+
+    def owned(self, slot: int) -> list[nn.Module]:
+        """What the client in this slot holds and trains itself."""
+        return [self.slots[slot], self.server_slots[slot]] if self.whole_on_client else [self.slots[slot]]
+
+    def private_server(self, slot: int) -> nn.Module | None:
+        """The slot's own server copy, where the method keeps copies."""
+        return self.server_slots[slot] if self.server_copies else None
+
+    def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
+        """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
+
+        Each group is one joined batch through the server half of its first slot, so several groups make sense only where
+        slots have private copies. Cut gradients are with respect to the server half before the step.
+        """
+        served = [self.forward_server(uploads) for uploads in groups]
+        losses = [loss for _, _, loss in served]
+        self.forget_gradients(self.stepped["server"])
+        self.manual_backward(losses[0], losses)
+        self.step_server([self.server_turn(uploads) for uploads in groups])
+        answered = zip(groups, served, strict=True)
+        return [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
+
+    def forward_server(self, uploads: Sequence[Upload]) -> tuple[Smashed, Tensor, Tensor]:
+        """Joined received data (leaves), logits and mean loss of one group."""
+        received = join(uploads)
+        labels = torch.cat([upload.labels for upload in uploads])
+        self.draw_from("server", uploads[0])
+        logits = self.server_of(uploads[0].slot)(cloned(received))
+        if self.watchers["on_cut_gradient"]:
+            logits.retain_grad()
+        return received, logits, self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
+
+    def step_server(self, stepped: Sequence[ServerTurn]) -> None:
+        """Check, clip and step server halves."""
+        for turn in stepped:
+            self.emit(events.ServerBackward, *turn)
+        self.guard_step([[turn.half] for turn in stepped], [c for turn in stepped for c in turn.client_ids], "server")
+        self.optimizer("server").step()
+        for turn in stepped:
+            self.emit(events.ServerStep, *turn)
+
+    def server_turn(self, turns: Sequence[Batch | Upload]) -> ServerTurn:
+        """Who is about to move which server half."""
+        branch = turns[0].slot if self.server_copies else 0
+        clients = tuple(turn.client_id for turn in turns)
+        return ServerTurn(branch, clients, sum(turn.num_rows for turn in turns), self.server_of(branch))
+
+    # --- both sides -------------------------------------------------------------------------------------------------
+
+    def observed_loss(self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role) -> Tensor:
+        """The mean loss, checked and tallied."""
+        loss = self.loss(logits, labels)
+        check_loss(loss, self.place(clients, side))
+        self.tally.add(loss, logits, labels)
+        return loss
+
+    def guard_step(self, owned: Sequence[Sequence[nn.Module]], clients: Sequence[int], side: Role) -> None:
+        """Stop before a step with a gradient that is not finite; clip the others, each owner's modules by one norm."""
+        parameters = [p for module in chain.from_iterable(owned) for p in module.parameters()]
+        check_tensors([p.grad for p in parameters if p.grad is not None], "a gradient", self.place(clients, side))
+        if self.clips[side] is not None:
+            for modules in owned:
+                clip(modules, self.clips[side])
+
+    def draw_from(self, side: Role, turn: Batch | Upload) -> None:
+        """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""
+        seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, self.device)
+
+    def place(self, clients: Sequence[int] = (), half: str = "") -> str:
+        """Where in the run we are, for errors."""
+        who = f", client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}" if clients else ""
+        return f"{self.method_name}, round {self.current_epoch}{who}{f', {half} half' if half else ''}"
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    def watch(self, callbacks: Iterable[Any]) -> None:
+        """Note which callbacks have handlers of which events."""
+        self.watchers: dict[str, list[Callable[..., None]]] = defaultdict(list)
+        for callback in callbacks:
+            for record in events.Event.__args__:
+                if hasattr(callback, record.handler):
+                    self.watchers[record.handler].append(getattr(callback, record.handler))
+
+    def emit(self, record: type[Any], *payload: Any) -> None:
+        """Tell those who watch for this record; without watchers it is not even made."""
+        handlers = self.watchers[record.handler]
+        if handlers:
+            event = record(self.current_epoch, *payload)
+            for handle in handlers:
+                handle(self, event)
+
+    def emit_cut_gradient(self, answer: Reply) -> None:
+        """Tell what one client is about to backpropagate."""
+        upload = answer.upload
+        self.emit(
+            events.CutGradient, upload.slot, upload.client_id, answer.raw, answer.sent,
+            answer.logits, answer.logits_gradient, upload.labels, upload.num_rows,
+        )  # fmt: skip
+
+
+def cloned(received: Smashed) -> Smashed:
+    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
+    return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()
