@@ -1,0 +1,75 @@
+"""A Lightning Trainer with the project's defaults: what the command line and a Python script both start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from lightning_sfl.checkpoint import DurableCheckpointIO
+
+DEFAULTS: dict[str, Any] = {
+    "max_epochs": 20,
+    "devices": 1,
+    "default_root_dir": "runs",
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
+class KeepLast(ModelCheckpoint):
+    """A checkpoint after every round; the newest `keep` stay.
+
+    Args:
+        keep: how many; two, so that a damaged one has a predecessor.
+    """
+
+    def __init__(self, keep: int = 2) -> None:
+        super().__init__(monitor="round", mode="max", save_top_k=keep, auto_insert_metric_name=False)
+        self.filename = "round-{round:06.0f}"
+
+
+class KeepBest(ModelCheckpoint):
+    """The checkpoint of the round with the highest validation accuracy.
+
+    Nothing is kept when curves are drawn on the test set: to choose a round by it would be a decision on test data.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(monitor="val/acc", mode="max", save_top_k=1, auto_insert_metric_name=False)
+        self.filename = "best-{round:06.0f}"
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Lightning's hook: stand back when there is no validation accuracy."""
+        if trainer.datamodule.eval_set != "val":  # type: ignore[attr-defined]
+            self.save_top_k = 0
+        super().setup(trainer, pl_module, stage)
+
+
+def run_loggers(root: str | Path, name: str, version: str | None = None) -> list[Logger]:
+    """TensorBoard and CSV, both in root/name/version; a fresh version_N by default."""
+    board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
+    return [board, CSVLogger(root, name=name, version=board.version)]
+
+
+def trainer(max_epochs: int = 20, name: str = "run", callbacks: list[Callback] | None = None, **options: Any) -> Trainer:
+    """Trainer for `max_epochs` rounds that records into runs/`name`/version_N.
+
+    Args:
+        max_epochs: communication rounds.
+        name: folder of the run's records under `default_root_dir`.
+        callbacks: besides the default ones.
+        options: any argument of Lightning's Trainer.
+    """
+    from lightning_sfl.callbacks import default_callbacks
+
+    settings = {**DEFAULTS, **options, "max_epochs": max_epochs}
+    if settings.get("logger") is None:
+        settings["logger"] = run_loggers(settings["default_root_dir"], name)
+    settings["plugins"] = [*settings.get("plugins", []), DurableCheckpointIO()]
+    return Trainer(callbacks=[*default_callbacks(), KeepLast(), KeepBest(), *(callbacks or [])], **settings)
