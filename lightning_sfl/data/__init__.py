@@ -11,13 +11,13 @@ from lightning_sfl.data.play import PlayText
 from lightning_sfl.data.source import Corpus, Digits, Source, Synthetic
 
 __all__ = [
+    "IID",
     "Corpus",
     "Digits",
     "Dirichlet",
     "FederatedData",
     "FromFile",
     "Hub",
-    "IID",
     "MainClass",
     "Natural",
     "Parquet",

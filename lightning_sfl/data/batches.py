@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -16,7 +17,7 @@ class Batches:
         self.x, self.y, self.size = x, y, size
 
     def __len__(self) -> int:
-        return -(-len(self.x) // self.size)
+        return math.ceil(len(self.x) / self.size)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         for start in range(0, len(self.x), self.size):

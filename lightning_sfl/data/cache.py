@@ -28,7 +28,7 @@ def read_cache(path: Path) -> Arrays | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         warnings.warn(f"cache {path} is damaged and is written anew ({error})", stacklevel=2)

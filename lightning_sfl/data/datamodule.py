@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jsonargparse import lazy_instance
+from jsonargparse.typing import lazy_instance
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -58,14 +58,15 @@ class FederatedData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Load on one process of each machine first, which leaves the decoded cache for the others."""
-        self._corpus = self.source.load() if self._corpus is None else self._corpus
+        if self._corpus is None:
+            self._corpus = self.source.load()
 
     def setup(self, stage: str | None = None) -> None:
         """Load, hold out and partition; does nothing the second time."""
         if self._population is not None:
             return
-        self._corpus = self.source.load() if self._corpus is None else self._corpus
-        corpus = self._corpus
+        self.prepare_data()
+        corpus = self.corpus
         self.num_classes, self.vocabulary = corpus.num_classes, corpus.vocabulary
         val_rows, rows = self._divide(corpus)
         if self.eval_set == "val":
@@ -87,6 +88,13 @@ class FederatedData(LightningDataModule):
             return val_rows, [rows[~np.isin(rows, val_rows)] for rows in named]
         owner = None if corpus.owner is None else corpus.owner[kept]
         return val_rows, [kept[part] for part in self.partition.split(labels[kept], self.num_clients, rng, owner)]
+
+    @property
+    def corpus(self) -> Corpus:
+        """What the source yielded."""
+        if self._corpus is None:
+            raise DataError("the data is not there yet: call setup() first")
+        return self._corpus
 
     @property
     def population(self) -> Population:
@@ -126,8 +134,7 @@ class FederatedData(LightningDataModule):
 
     def summary(self) -> list[str]:
         """Lines that say what the run trains and is judged on."""
-        sizes, corpus = self.population.sizes, self._corpus
-        assert corpus is not None
+        sizes, corpus = self.population.sizes, self.corpus
         used, total = sum(sizes), len(corpus.train_y)
         held = round(self.val_fraction * total) if self.eval_set == "test" else len(self.eval_y)
         spread = f"{min(sizes)} / {np.median(sizes):.0f} / {max(sizes)}"
@@ -135,8 +142,8 @@ class FederatedData(LightningDataModule):
         curves = on_test if self.eval_set == "test" else "the held-out validation rows"
         return [
             f"data: {corpus.name}, {total:,} training and {len(corpus.test_y):,} test rows, {self.num_classes} classes",
-            f"partition: {_text(self.partition)}, {len(sizes)} clients, rows min / median / max {spread}, "
-            f"seed {self.seed}, fingerprint {self.population.fingerprint}",
+            f"partition: {_text(self.partition)}, seed {self.seed}, fingerprint {self.population.fingerprint}",
+            f"clients: {len(sizes)}, rows min / median / max {spread}",
             f"rows: {used:,} with clients, {held:,} held out, {total - used - held:,} unused",
             f"curves are on {curves} ({len(self.eval_y):,} rows)",
         ]
@@ -151,13 +158,11 @@ class FederatedData(LightningDataModule):
 
     def test_dataloader(self) -> Batches:
         """The test set."""
-        assert self._corpus is not None
-        return Batches(self._corpus.test_x, self._corpus.test_y, self.eval_batch_size)
+        return Batches(self.corpus.test_x, self.corpus.test_y, self.eval_batch_size)
 
     def predict_dataloader(self) -> Batches:
         """Inputs of the test set."""
-        assert self._corpus is not None
-        return Batches(self._corpus.test_x, None, self.eval_batch_size)
+        return Batches(self.corpus.test_x, None, self.eval_batch_size)
 
 
 def _described(part: Source | Partition) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def find_columns(columns: list[str], image: str, label: str, where: str) -> tupl
 def decode(batches: Iterable[Any], columns: tuple[str, ...], rows: int, where: str) -> dict[str, np.ndarray]:
     """Arrays `x`, `y` and, with a third column, `owner`, from record batches or tables of `rows` rows in all."""
     x: np.ndarray | None = None
-    y, owner, done = np.empty(rows, np.int64), [], 0
+    y, done = np.empty(rows, np.int64), 0
+    owner: list[Any] = []
     with tqdm(total=rows, desc=f"decoding {where}", unit="row", disable=None, leave=False) as bar:
         for batch in batches:
             images = [as_array(item, where) for item in batch.column(columns[0]).to_pylist()]
@@ -75,11 +76,11 @@ def _picture(content: bytes, where: str) -> np.ndarray:
 
 def _numbers(item: list[Any], where: str) -> np.ndarray:
     try:
-        array = np.array(item)
+        array: np.ndarray = np.array(item)
         array = array if array.dtype.kind in "iu" else array.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: a row is not a regular array of numbers ({error})") from error
-    if array.dtype.kind in "iu" and 0 <= array.min() and array.max() <= 255:
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
         array = array.astype(np.uint8)
     elif not np.isfinite(array := array.astype(np.float32)).all():
         raise DataError(f"{where}: a row holds NaN or infinity")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from lightning_sfl.core.errors import DataError
 from lightning_sfl.data.cache import cache_path, read_cache, write_cache
@@ -38,6 +39,7 @@ class Parquet(Source):
         self.train, self.test, self.cache_dir = train, test, cache_dir
         self.image_column, self.label_column, self.owner_column = image_column, label_column, owner_column
 
+    @override
     def load(self) -> Corpus:
         train = self._read(find_files(self.train, "train"), "train")
         test = self._read(find_files(self.train if self.test is None else self.test, "test"), "test")
@@ -83,6 +85,7 @@ class Hub(Source):
         self.name, self.config, self.revision, self.test_split = name, config, revision, test_split
         self.image_column, self.label_column, self.owner_column = image_column, label_column, owner_column
 
+    @override
     def load(self) -> Corpus:
         train = self._read("train", self.owner_column)
         return corpus_of(train, self._read(self.test_split, None), self.name.rsplit("/")[-1])

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_sfl.core.errors import ConfigError, DataError, require
 
@@ -66,6 +67,7 @@ def gathered(pieces: list[Parts]) -> Parts:
 class IID(Partition):
     """A uniform shuffle cut into equal parts (sizes differ by at most one); every row is used."""
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
@@ -80,6 +82,7 @@ class QuantitySkew(Partition):
         require(0 < alpha < math.inf, "alpha", alpha, "a positive finite number")
         self.alpha = alpha
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
@@ -103,6 +106,7 @@ class Dirichlet(Partition):
         require(max_tries >= 1, "max_tries", max_tries, "1 or more")
         self.alpha, self.min_size, self.max_tries = alpha, min_size, max_tries
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
@@ -137,6 +141,7 @@ class Shards(Partition):
         require(per_client >= 1, "per_client", per_client, "1 or more")
         self.per_client = per_client
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_sfl.core.errors import DataError, require
 from lightning_sfl.data.partition import Partition, Parts, counted, cut, gathered, proportional, rows_by_class
@@ -21,6 +22,7 @@ class Pathological(Partition):
         require(classes_per_client >= 1, "classes_per_client", classes_per_client, "1 or more")
         self.classes_per_client = classes_per_client
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
@@ -68,6 +70,7 @@ class ShardDirichlet(Partition):
         self.alpha, self.labels_per_client = alpha, labels_per_client
         self.min_size, self.max_tries = min_size, max_tries
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
@@ -127,6 +130,7 @@ class MainClass(Partition):
         require(0 <= q <= 1, "q", q, "a share from 0 to 1")
         self.q = q
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:

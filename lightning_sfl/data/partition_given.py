@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from lightning_sfl.core.errors import DataError, require
 from lightning_sfl.data.partition import Partition, Parts
@@ -18,6 +19,7 @@ class Natural(Partition):
     the spread of sizes stays that of the data. Rows of the others stay unused.
     """
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
@@ -42,6 +44,7 @@ class FromFile(Partition):
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:

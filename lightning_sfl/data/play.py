@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_sfl.core.errors import DataError, require
 from lightning_sfl.data.source import Corpus, Source
@@ -30,6 +31,7 @@ class PlayText(Source):
         require(min_rows >= 2, "min_rows", min_rows, "2 or more: one window to train on, one to test on")
         self.path, self.length, self.min_rows = path, length, min_rows
 
+    @override
     def load(self) -> Corpus:
         try:
             text = Path(self.path).expanduser().read_text(encoding="utf-8")
@@ -59,7 +61,8 @@ class PlayText(Source):
         """(rows, length + 1) codes; the last character of a window is the first of the next."""
         codes = np.searchsorted(np.array(list(vocabulary)), np.array(list(speech)))
         rows = max(0, (len(codes) - 1) // self.length)
-        return codes[np.arange(rows)[:, None] * self.length + np.arange(self.length + 1)]
+        windows: np.ndarray = codes[np.arange(rows)[:, None] * self.length + np.arange(self.length + 1)]
+        return windows
 
 
 def _num_test(rows: int) -> int:

@@ -10,6 +10,7 @@ from importlib import resources
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_sfl.core.errors import DataError, require
 from lightning_sfl.core.randomness import stream
@@ -59,6 +60,7 @@ class Digits(Source):
     The test rows (36 of each class) are marked in the file, so that no seed moves them.
     """
 
+    @override
     def load(self) -> Corpus:
         with resources.files("lightning_sfl.data").joinpath("files/digits.npz").open("rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -92,6 +94,7 @@ class Synthetic(Source):
         require(0 <= noise < math.inf, "noise", noise, "a finite number of 0 or more")
         self.rows, self.test_rows, self.num_classes, self.noise, self.seed = rows, test_rows, num_classes, noise, seed
 
+    @override
     def load(self) -> Corpus:
         prototypes = stream(self.seed, "prototypes").standard_normal((self.num_classes, *self.features), np.float32)
         train, test = self._draw("train", self.rows, prototypes), self._draw("test", self.test_rows, prototypes)

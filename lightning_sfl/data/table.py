@@ -11,6 +11,7 @@ from lightning_sfl.core.population import Population
 
 _BLUE, _GREY = "#0072B2", "#999999"
 _MOST_CLASSES = 20
+_MOST_DISCS = 40
 
 
 def class_table(population: Population, num_classes: int) -> np.ndarray:
@@ -42,9 +43,10 @@ def format_table(table: np.ndarray, sizes: list[int], max_rows: int = 20) -> str
 
 
 def draw_classes(population: Population, num_classes: int, path: str | Path, max_clients: int = 100) -> None:
-    """Picture of the partition: sizes as bars, and a disc for each client and class with the count as its area.
+    """Picture of the partition: sizes as bars; below, a disc for each client and class with the count as its area.
 
-    One colour, so that nothing rests on telling hues apart. Of more than `max_clients` clients an even choice is drawn.
+    Of many clients or classes the counts are shaded cells. One hue, so that nothing rests on telling colours apart. Of
+    more than `max_clients` clients an even choice is drawn.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,7 +61,14 @@ def draw_classes(population: Population, num_classes: int, path: str | Path, max
     FigureCanvasAgg(figure)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.2, 0.3 * min(num_classes, 24)])
     _draw_sizes(top, np.array(population.sizes)[shown])
-    _draw_discs(below, table, 72 * min(0.27, 0.3 * 36 / max(36, len(shown)), 0.3 * 24 / max(24, num_classes)))
+    if len(shown) <= _MOST_DISCS and num_classes <= _MOST_CLASSES:
+        _draw_discs(below, table)
+    else:
+        _draw_cells(figure, below, table)
+    rows = max(1, num_classes // 20)
+    below.set(xlabel="client", ylabel="class", yticks=range(0, num_classes, rows))
+    below.set(xlim=(-0.8, len(shown) - 0.2), ylim=(-0.7, num_classes - 0.3))
+    below.spines[["top", "right"]].set_visible(False)
     step = max(1, len(shown) // 20)
     below.set_xticks(range(0, len(shown), step), [str(i) for i in shown[::step]])
     of_all = f" (of {clients}, evenly chosen)" if len(shown) < clients else ""
@@ -77,18 +86,25 @@ def _draw_sizes(axes, sizes: np.ndarray) -> None:  # type: ignore[no-untyped-def
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_discs(axes, table: np.ndarray, diameter: float) -> None:  # type: ignore[no-untyped-def]
-    largest = max(int(table.max()), 1)
+def _draw_discs(axes, table: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     client, label = np.nonzero(table)
-    areas = diameter**2 * table[client, label] / largest
-    axes.scatter(client, label, s=areas, color=_BLUE, linewidths=0)
+    largest, area = max(int(table.max()), 1), (0.27 * 72) ** 2
+    axes.scatter(client, label, s=area * table[client, label] / largest, color=_BLUE, linewidths=0)
     for count in sorted({largest, max(1, round(largest / 4)), max(1, round(largest / 16))}):
-        axes.scatter([], [], s=diameter**2 * count / largest, color=_BLUE, linewidths=0, label=f"{count:,}")
-    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "labelspacing": max(0.6, diameter / 14)}
+        axes.scatter([], [], s=area * count / largest, color=_BLUE, linewidths=0, label=f"{count:,}")
+    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "labelspacing": 1.4}
     axes.legend(title="labels", frameon=False, fontsize=8, **place)
-    step = max(1, table.shape[1] // 20)
-    axes.set(xlabel="client", ylabel="class", yticks=range(0, table.shape[1], step), ylim=(-0.7, table.shape[1] - 0.3))
-    axes.set_xlim(-0.8, len(table) - 0.2)
     axes.set_axisbelow(True)
     axes.grid(color="0.92", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_cells(figure, axes, table: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    # The square root keeps small counts visible beside the largest one; zero stays white.
+    shade = np.ma.masked_equal(table.T, 0)
+    ticks = np.unique(np.round(max(int(table.max()), 1) * np.array([0.01, 0.1, 0.25, 0.5, 1])).astype(int))
+    edges = {"edgecolors": "0.93", "linewidth": 0.3}
+    x, y, top = np.arange(len(table)), np.arange(table.shape[1]), float(np.sqrt(ticks[-1]))
+    cells = axes.pcolormesh(x, y, np.sqrt(shade), cmap="Blues", vmin=-0.15 * top, vmax=top, **edges)
+    bar = figure.colorbar(cells, ax=axes, pad=0.01, aspect=30, label="labels")
+    bar.set_ticks(np.sqrt(ticks), labels=[f"{tick:,}" for tick in ticks])
+    bar.ax.set_ylim(0, top)
