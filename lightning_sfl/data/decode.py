@@ -85,8 +85,8 @@ def _numbers(item: list[Any], where: str) -> np.ndarray:
     elif not np.isfinite(array := array.astype(np.float32)).all():
         raise DataError(f"{where}: a row holds NaN or infinity")
     if array.ndim == 3 and array.shape[2] in (1, 3, 4) and array.shape[0] not in (1, 3):
-        return array.transpose(2, 0, 1)
-    return array[None] if array.ndim == 2 else array
+        return np.moveaxis(array, 2, 0)
+    return np.expand_dims(array, 0) if array.ndim == 2 else array
 
 
 def _labels(column: Any, name: str, where: str) -> np.ndarray:

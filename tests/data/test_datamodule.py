@@ -1,4 +1,4 @@
-"""The Lightning module: what is held out, what is dealt, what each loader yields, and how the command line names it all."""
+"""The Lightning module: what is held out, dealt and yielded, and how the command line names it."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("Couldn't reach the Hub\nand much more")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match="hub data set 'a/b', split 'train': Couldn't reach the Hub$"):
+    with pytest.raises(DataError, match=r"hub data set 'a/b', split 'train': Couldn't reach the Hub$"):
         Hub("a/b").load()
 
 

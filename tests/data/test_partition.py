@@ -1,9 +1,6 @@
-"""Every partition, over many seeded draws: disjoint, complete where promised, repeatable, and with the shares it promises."""
+"""Drawn partitions, over many seeds: disjoint, complete where promised, repeatable, with the shares it promises."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ from lightning_sfl.core.errors import ConfigError, DataError
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.data.partition import IID, Dirichlet, Partition, QuantitySkew, Shards, proportional
 from lightning_sfl.data.partition_classes import MainClass, Pathological, ShardDirichlet
-from lightning_sfl.data.partition_given import FromFile, Natural
 
 SEEDS = range(25)
 COMPLETE = [
@@ -173,43 +169,6 @@ def test_main_class_without_a_main_share_is_iid_on_unbalanced_data() -> None:
     assert sum(len(part) for part in MainClass(0.0).split(labels, 9, stream(0, "p"))) == 900
 
 
-def test_natural_takes_all_owners_or_a_seeded_draw() -> None:
-    owner = np.random.default_rng(0).integers(0, 30, size=400)
-    labels = np.zeros(400, int)
-    every = Natural().split(labels, None, stream(0, "p"), owner)
-    assert [set(owner[part]) for part in every] == [{i} for i in range(30)]
-    assert sum(map(len, every)) == 400
-    some = Natural().split(labels, 5, stream(0, "p"), owner)
-    taken = [int(owner[part][0]) for part in some]
-    assert len(set(taken)) == 5
-    assert all(np.array_equal(part, every[name]) for part, name in zip(some, taken, strict=True))
-    with pytest.raises(ConfigError, match="num_clients=31"):
-        Natural().split(labels, 31, stream(0, "p"), owner)
-    with pytest.raises(DataError, match="no owner"):
-        Natural().split(labels, None, stream(0, "p"))
-
-
-def test_from_file_reads_lists_and_refuses_nonsense(tmp_path: Path) -> None:
-    path = tmp_path / "parts.json"
-
-    def split(content: object, num_clients: int | None = None) -> list[list[int]]:
-        path.write_text(json.dumps(content))
-        return [part.tolist() for part in FromFile(str(path)).split(np.zeros(6, int), num_clients, stream(0, "p"))]
-
-    assert split([[3, 1], [0], []]) == [[1, 3], [0], []]
-    assert split({"rows": [[5], [2]], "seed": 1}, 2) == [[5], [2]]
-    with pytest.raises(ConfigError, match=r"num_clients=3 .* lists 2 clients"):
-        split([[1], [2]], 3)
-    for wrong in ([[1], [1]], [[6]], [[-1]], [], {"a": 1}, [[1.5]], [["x"]], [[True]], 7):
-        with pytest.raises(DataError, match=r"partition file .*parts.json"):
-            split(wrong)
-    path.write_text("{")
-    with pytest.raises(DataError, match="cannot be read as JSON"):
-        FromFile(str(path)).split(np.zeros(6, int), None, stream(0, "p"))
-    with pytest.raises(DataError, match="cannot be read"):
-        FromFile(str(tmp_path / "absent.json")).split(np.zeros(6, int), None, stream(0, "p"))
-
-
 @pytest.mark.parametrize(
     ("rule", "options"),
     [
@@ -228,14 +187,14 @@ def test_from_file_reads_lists_and_refuses_nonsense(tmp_path: Path) -> None:
     ],
 )
 def test_options_out_of_range_are_refused_by_name(rule: type[Partition], options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=f"^{next(iter(options))}=.* is not allowed"):
+    with pytest.raises(ConfigError, match=rf"^{next(iter(options))}=.* is not allowed"):
         rule(**options)
 
 
 @pytest.mark.parametrize("rule", COMPLETE + PARTIAL, ids=lambda rule: type(rule).__name__)
 def test_impossible_numbers_of_clients_are_one_line(rule: Partition) -> None:
     for num_clients in (None, 0, 31):
-        with pytest.raises(ConfigError, match="^num_clients=") as caught:
+        with pytest.raises(ConfigError, match=r"^num_clients=") as caught:
             rule.split(np.arange(30) % 3, num_clients, stream(0, "p"))
         assert "\n" not in str(caught.value)
 
