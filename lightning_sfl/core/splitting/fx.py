@@ -91,7 +91,8 @@ def by_fx(traced: Trace | str, cut: Cut) -> tuple[nn.Module, nn.Module]:
 
 def _client(traced: Trace, cut: Cut) -> fx.GraphModule:
     result = traced.results[cut.name]
-    graph, env = fx.Graph(), {}
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
     _copy(traced, graph, env, _needed(_nodes(result), set()))
     ways = paths(cut.output)
     values = [_fetch(graph, result, ways[i], env) for i in cut.used]
