@@ -186,6 +186,15 @@ def test_raw_input_behind_is_found_without_a_trace() -> None:
         split(net(untraceable), "b", x_of())
 
 
+def test_an_example_of_zeros_does_not_hide_that_the_input_is_needed() -> None:
+    def untraceable(n: Net, x: Tensor) -> Tensor:
+        z = n.back(n.front(x))
+        return z + (x > 0.5) if bool(x.isfinite().all()) else z
+
+    with pytest.raises(ConfigError, match="the raw input"):
+        split(net(untraceable), "b", torch.zeros_like(x_of()))
+
+
 def test_tied_modules_are_refused_by_both_names() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
@@ -329,7 +338,7 @@ def test_copies_of_a_client_half_are_independent(flow: Callable[[Net, Tensor], T
 
 def test_the_hook_server_trains_and_keeps_nothing_of_the_front() -> None:
     def dropped(n: Net, x: Tensor) -> Tensor:
-        z = n.front(n.dropout(x))
+        z = n.front(functional.dropout(n.dropout(x), 0.5, n.training))
         return n.back(functional.dropout(z, 0.5, n.training))
 
     model = net(dropped)
