@@ -1,0 +1,59 @@
+"""Callbacks that watch a run and never change it: event -> measure -> record.
+
+Their one import path is `lightning_sfl.callbacks`; `import callbacks` in a checkout gives the same class objects.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "callbacks":
+    import lightning_sfl.callbacks  # noqa: F401
+
+    for _name, _module in list(sys.modules.items()):
+        if _name == "lightning_sfl.callbacks" or _name.startswith("lightning_sfl.callbacks."):
+            sys.modules[_name.removeprefix("lightning_sfl.")] = _module
+else:
+    from lightning.pytorch.callbacks import Callback
+
+    from lightning_sfl.callbacks.cosine_alignment import CosineAlignment
+    from lightning_sfl.callbacks.cut_scale import CutScale
+    from lightning_sfl.callbacks.drift import Drift
+    from lightning_sfl.callbacks.first_screen import FirstScreen
+    from lightning_sfl.callbacks.gradient_divergence import GradientDivergence
+    from lightning_sfl.callbacks.initial_distance import InitialDistance
+    from lightning_sfl.callbacks.progress import RoundProgress
+    from lightning_sfl.callbacks.round_record import RoundRecord
+    from lightning_sfl.callbacks.traffic import Traffic
+    from lightning_sfl.callbacks.update_counts import UpdateCounts
+    from lightning_sfl.callbacks.watcher import Watcher
+
+    __all__ = [
+        "CosineAlignment",
+        "CutScale",
+        "Drift",
+        "FirstScreen",
+        "GradientDivergence",
+        "InitialDistance",
+        "RoundProgress",
+        "RoundRecord",
+        "Traffic",
+        "UpdateCounts",
+        "Watcher",
+        "default_callbacks",
+    ]
+
+    def default_callbacks(progress_bar: bool = True) -> list[Callback]:
+        """What every run watches unless told otherwise; Lightning refuses a progress bar when its own option is off."""
+        watching: list[Callback] = [
+            GradientDivergence(),
+            CosineAlignment(),
+            UpdateCounts(),
+            Traffic(),
+            Drift(),
+            InitialDistance(),
+            CutScale(),
+            RoundRecord(),
+            FirstScreen(),
+        ]
+        return [*watching, RoundProgress()] if progress_bar else watching

@@ -1,0 +1,101 @@
+"""Cosine alignment and disagreement of the clients' updates, every client measured from its own start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sfl.callbacks.starts import Start, Visits, moved, start_of
+from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.core.errors import require
+from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
+from lightning_sfl.measures.alignment import Alignment, alignment
+from lightning_sfl.measures.disagreement import disagreement
+from lightning_sfl.measures.gram import Weights, gram, weights_of
+from lightning_sfl.records.report import RoundReport
+
+
+class CosineAlignment(Watcher):
+    """Writes `align/*` and `disagree/*`; `align/cos_pair_server` only where clients have server copies of their own.
+
+    Args:
+        every: measure in every so many rounds, 0 for never.
+        picture_every: show the matrix of cosines in every so many rounds, 0 for never.
+        weights: how much each client counts: by rows trained on, as the aggregator has it, or all alike.
+    """
+
+    def __init__(self, every: int = 1, picture_every: int = 10, weights: Weights = "samples") -> None:
+        super().__init__(every)
+        require(picture_every >= 0, "picture_every", picture_every, "an integer >= 0")
+        self.picture_every = picture_every
+        self.weights: Weights = weights
+        self._forget()
+
+    def _forget(self) -> None:
+        self.visits = Visits()
+        self.starts: dict[int, Start] = {}
+        self.updates: dict[str, list[Tensor]] = {}
+        self.server_updates: dict[str, list[Tensor]] = {}
+        self.shares: dict[str, tuple[int, float]] = {}
+        self.grams: dict[str, Tensor] = {}
+
+    def on_round_start(self, module: Any, event: RoundStart) -> None:
+        """Forget the round before."""
+        self._forget()
+
+    def on_client_start(self, module: Any, event: ClientStart) -> None:
+        """Remember where the client starts."""
+        if self.due(event.round):
+            self.visits.start(event.slot, event.client_id)
+            self.starts[event.slot] = start_of(event)
+
+    @torch.no_grad()
+    def on_client_end(self, module: Any, event: ClientEnd) -> None:
+        """Keep its update; clients that did not finish, or trained on nothing, have none."""
+        start = self.starts.pop(event.slot, None)
+        if start is None or not event.finished or not event.rows:
+            return
+        key = self.visits.of(event.slot, event.client_id)
+        self.shares[key] = (event.rows, event.weight)
+        self.updates[key] = moved(event.client_half, start.client)
+        if start.server is not None and event.server_half is not None:
+            self.server_updates[key] = moved(event.server_half, start.server)
+
+    @torch.no_grad()
+    def on_round_end(self, module: Any, event: RoundEnd) -> None:
+        """Reduce the updates to their Gram matrices."""
+        for half, updates in {"client": self.updates, "server": self.server_updates}.items():
+            if updates:
+                self.grams[half] = gram(list(updates.values()))
+            updates.clear()
+        self.starts.clear()
+
+    def report(self, module: Any, report: RoundReport) -> None:
+        """Scalars for both halves, vectors and the matrix for the client half."""
+        if not self.grams:
+            return
+        report.schemes.add(self.weights)
+        keys = list(self.shares)
+        rows, aggregation = zip(*self.shares.values(), strict=True)
+        weights = weights_of(self.weights, rows, aggregation)
+        products = self.grams["client"].cpu()
+        found = alignment(products, weights)
+        report.scalar("align/cos_pair_client", found.cos_pair)
+        report.scalar("align/cos_pair_nw", found.cos_pair_nw)
+        report.scalar("align/norm_mean", found.norm_mean)
+        report.scalar("align/n_valid", found.n_valid)
+        if "server" in self.grams:
+            report.scalar("align/cos_pair_server", alignment(self.grams["server"].cpu(), weights).cos_pair)
+        for name, value in vars(disagreement(products, weights)).items():
+            report.scalar(f"disagree/{name}", value)
+        self._report_clients(keys, found, report)
+
+    def _report_clients(self, keys: list[str], found: Alignment, report: RoundReport) -> None:
+        fields = {"norm": found.norms, "cos_to_mean": found.cos_to_mean, "conflict": found.conflict}
+        for field, values in fields.items():
+            report.vector(f"align/{field}", values.tolist())
+            report.clients(field, dict(zip(keys, values.tolist(), strict=True)))
+        if len(keys) > 1 and self.picture_every and report.round % self.picture_every == 0:
+            report.picture("align/cos_matrix", found.cos_matrix.tolist())

@@ -1,0 +1,182 @@
+"""Drift: how far client halves, and the server half or its copies, travel from where they started in the round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sfl.callbacks.starts import copied, difference, moved, square, start_of
+from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.core.aggregation import normalised
+from lightning_sfl.core.errors import require
+from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, RoundEnd, RoundStart, ServerStep
+from lightning_sfl.measures.drift import Path, drift, whole_sum
+from lightning_sfl.measures.gram import NAN, trainable
+from lightning_sfl.records.report import RoundReport
+
+
+class Track:
+    """One half on its way: where it started, its parameters (live), and the squared distances seen so far."""
+
+    def __init__(self, module: nn.Module, start: list[Tensor]) -> None:
+        self.now, self.start = trainable(module), start
+        self.squares: list[Tensor] = []
+        self.steps = 0
+
+    def square_sum(self) -> Tensor:
+        """Sum of the squared distances measured, float64."""
+        return torch.stack(self.squares).double().sum() if self.squares else torch.zeros((), dtype=torch.float64)
+
+
+class Finished:
+    """Halves that finished the round: tracks, end distances, aggregation weights, weighted sum of the moves."""
+
+    def __init__(self) -> None:
+        self.tracks: list[Track] = []
+        self.ends: list[Tensor] = []
+        self.weights: list[float] = []
+        self.sum: list[Tensor] = []
+
+    def add(self, track: Track, module: nn.Module, weight: float) -> None:
+        """One more half, at its end."""
+        move = moved(module, track.start)
+        self.tracks.append(track)
+        self.ends.append(square(move))
+        self.weights.append(weight)
+        if not self.sum:
+            self.sum = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in move]
+        for total, tensor in zip(self.sum, move, strict=True):
+            total.add_(tensor, alpha=weight)
+
+
+class Drift(Watcher):
+    """Writes `drift/*_client` and `drift/*_server`; compare it over rounds, not over methods.
+
+    `end_w` and `agg_residual`, the distance between the merged half's move and the mean move, weigh clients as the
+    aggregator does. Clients that did not finish are left out.
+
+    Args:
+        every: measure in every so many rounds, 0 for never.
+        sample_interval: look at every so many steps of a half.
+    """
+
+    def __init__(self, every: int = 1, sample_interval: int = 1) -> None:
+        super().__init__(every)
+        require(sample_interval >= 1, "sample_interval", sample_interval, "an integer >= 1")
+        self.sample_interval = sample_interval
+        self._forget()
+
+    def _forget(self) -> None:
+        self.clients: dict[int, Track] = {}
+        self.servers: dict[int, Track] = {}
+        self.served: set[int] = set()
+        self.anchors: dict[str, Track] = {}
+        self.finished = {"client": Finished(), "server": Finished()}
+        self.seen: dict[str, Tensor] = {}
+
+    def on_round_start(self, module: Any, event: RoundStart) -> None:
+        """Remember both global halves."""
+        self._forget()
+        if self.due(event.round):
+            self.anchors = {
+                "client": Track(event.client_half, copied(event.client_half)),
+                "server": Track(event.server_half, copied(event.server_half)),
+            }
+            self.servers[id(event.server_half)] = self.anchors["server"]
+
+    def on_client_start(self, module: Any, event: ClientStart) -> None:
+        """Remember where a client, and its server copy, start."""
+        if not self.due(event.round):
+            return
+        start = start_of(event)
+        self.clients[event.slot] = Track(event.client_half, start.client)
+        if event.server_half is not None and start.server is not None:
+            self.servers[id(event.server_half)] = Track(event.server_half, start.server)
+
+    @torch.no_grad()
+    def on_client_step(self, module: Any, event: ClientStep) -> None:
+        """Distances of all clients that moved, and of server copies that the client's optimizer moves."""
+        if not self.clients:
+            return
+        tracks = [self.clients.get(turn.slot) for turn in event.turns]
+        copies = [id(turn.server_half) for turn in event.turns if turn.server_half is not None]
+        tracks += [self.servers.get(copy) for copy in copies if copy not in self.served]
+        self._measure(track for track in tracks if track is not None)
+
+    @torch.no_grad()
+    def on_server_step(self, module: Any, event: ServerStep) -> None:
+        """Distance of the server copy that moved."""
+        track = self.servers.get(id(event.server_half))
+        if track is not None:
+            self.served.add(id(event.server_half))
+            self._measure([track])
+
+    def _measure(self, tracks: Iterable[Track]) -> None:
+        chosen = []
+        for track in tracks:
+            track.steps += 1
+            if track.steps % self.sample_interval == 0 and track.now:
+                chosen.append(track)
+        if not chosen:
+            return
+        now = [tensor for track in chosen for tensor in track.now]
+        before = [tensor for track in chosen for tensor in track.start]
+        norms = torch.stack(torch._foreach_norm(difference(now, before))).square()
+        for track, part in zip(chosen, norms.split([len(track.now) for track in chosen]), strict=True):
+            track.squares.append(part.sum())
+
+    @torch.no_grad()
+    def on_client_end(self, module: Any, event: ClientEnd) -> None:
+        """Take in a client that finished, and its server copy."""
+        track = self.clients.pop(event.slot, None)
+        if track is None or not event.finished:
+            return
+        self.finished["client"].add(track, event.client_half, event.weight)
+        copy = self.servers.get(id(event.server_half)) if event.server_half is not None else None
+        if copy is not None and event.server_half is not None:
+            self.finished["server"].add(copy, event.server_half, event.weight)
+
+    @torch.no_grad()
+    def on_round_end(self, module: Any, event: RoundEnd) -> None:
+        """How far the merged halves moved, and how that differs from the mean move."""
+        if not self.anchors:
+            return
+        shared = self.anchors["server"]
+        if shared.steps and not self.finished["server"].tracks:
+            self.finished["server"].add(shared, event.server_half, 1.0)
+        for half, merged in {"client": event.client_half, "server": event.server_half}.items():
+            self.seen[half] = self._summary(self.finished[half], moved(merged, self.anchors[half].start))
+        self.clients.clear()
+        self.servers.clear()
+
+    def _summary(self, finished: Finished, update: Sequence[Tensor]) -> Tensor:
+        """One float64 vector on the device: the update's square, the residual's, the square sums, the end squares."""
+        total = sum(finished.weights)
+        residual = (
+            [tensor.double() - part / total for tensor, part in zip(update, finished.sum, strict=True)]
+            if total > 0
+            else []
+        )
+        sums = [track.square_sum() for track in finished.tracks]
+        device = update[0].device if update else torch.device("cpu")
+        parts = [square(update), square(residual), *sums, *finished.ends]
+        return torch.stack([part.to(device) for part in parts])
+
+    def report(self, module: Any, report: RoundReport) -> None:
+        """The scalars of both halves."""
+        for half, seen in self.seen.items():
+            finished = self.finished[half]
+            count = len(finished.tracks)
+            update_sq, residual_sq, *rest = seen.tolist()
+            paths = [
+                Path(whole_sum(square_sum, track.steps, self.sample_interval), track.steps, end)
+                for track, square_sum, end in zip(finished.tracks, rest[:count], rest[count:], strict=True)
+            ]
+            weights = normalised(finished.weights) if sum(finished.weights) > 0 else [0.0] * count
+            for name, value in vars(drift(paths, weights, update_sq)).items():
+                report.scalar(f"drift/{name}_{half}", value)
+            report.scalar(f"drift/agg_residual_{half}", residual_sq**0.5 if count else NAN)
+        self._forget()

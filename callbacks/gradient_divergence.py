@@ -1,0 +1,173 @@
+"""Gradient divergence: how far the participants' gradients, all taken at the state the round starts from, lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.core.errors import require
+from lightning_sfl.core.events import ClientEnd, RoundStart
+from lightning_sfl.core.randomness import stream, untouched_generators
+from lightning_sfl.measures.divergence import divergence, split_half
+from lightning_sfl.measures.gram import Weights, gram, weights_of
+from lightning_sfl.records.report import RoundReport
+
+BnMode = Literal["running", "batch"]
+ROWS_AT_ONCE = 512
+
+
+class GradientDivergence(Watcher):
+    """Writes `gdiv/{client,server,full}_{mean,rms,rel,percoord,splithalf}`; `splithalf` estimates rms squared without
+    the noise of the rows drawn, and may be negative.
+
+    Costs a forward and a backward pass over the participants' data in each measured round, without dropout.
+
+    Args:
+        every: measure in every so many rounds, 0 for never.
+        max_rows: look at so many rows of each participant only, drawn anew; null for all.
+        weights: how much each client counts: by the rows looked at, as the aggregator has it, or all alike.
+        bn_mode: batch normalisation uses its running statistics, or those of each half of a client's rows.
+    """
+
+    def __init__(
+        self, every: int = 10, max_rows: int | None = None, weights: Weights = "samples", bn_mode: BnMode = "running"
+    ) -> None:
+        super().__init__(every)
+        require(max_rows is None or max_rows >= 2, "max_rows", max_rows, "an integer >= 2, or null")
+        self.max_rows = max_rows
+        self.weights: Weights = weights
+        self.bn_mode: BnMode = bn_mode
+        self._forget()
+
+    def _forget(self) -> None:
+        self.shares: dict[int, list[int]] = {}
+        self.aggregation: dict[int, float] = {}
+        self.grams: dict[str, Tensor] = {}
+        self.sizes: dict[str, int] = {}
+
+    def on_round_start(self, module: Any, event: RoundStart) -> None:
+        """Gradients of both halves of every participant's rows, reduced to Gram matrices."""
+        self._forget()
+        if not self.due(event.round):
+            return
+        device = module.population.x.device
+        with (
+            untouched_generators(device),
+            _as_measured(event, self.bn_mode),
+            torch.autocast(device.type, enabled=False),
+        ):
+            self._measure(module, event)
+
+    def _measure(self, module: Any, event: RoundStart) -> None:
+        client = [p for p in event.client_half.parameters() if p.requires_grad]
+        server = [p for p in event.server_half.parameters() if p.requires_grad]
+        rows: dict[str, list[list[Tensor]]] = {"client": [], "server": []}
+        for participant in dict.fromkeys(event.participants):
+            halves = self._halves(module, event.round, participant)
+            if not halves:
+                continue
+            self.shares[participant] = [len(half) for half in halves]
+            for half in halves:
+                gradient = self._gradient(module, event, half, [*client, *server])
+                rows["client"].append(gradient[: len(client)])
+                rows["server"].append(gradient[len(client) :])
+        self.sizes = {"client": sum(p.numel() for p in client), "server": sum(p.numel() for p in server)}
+        self.grams = {half: gram(gradients) for half, gradients in rows.items() if gradients}
+
+    def _halves(self, module: Any, round: int, participant: int) -> list[np.ndarray]:
+        own = module.population.rows[participant]
+        order = stream(module.seed, "gradient_divergence", round, participant).permutation(len(own))[: self.max_rows]
+        return [own[np.sort(half)] for half in np.array_split(order, 2) if len(half)]
+
+    def _gradient(self, module: Any, event: RoundStart, rows: np.ndarray, over: list[nn.Parameter]) -> list[Tensor]:
+        """Gradient of the mean loss on these rows; batch statistics need them all at once."""
+        at_once = len(rows) if self.bn_mode == "batch" else ROWS_AT_ONCE
+        total = [torch.zeros_like(parameter) for parameter in over]
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            x, labels = module.population.take(part)
+            with torch.enable_grad():
+                loss = module.loss(event.server_half(event.client_half(x)), labels)
+                found = torch.autograd.grad(loss, over, allow_unused=True) if over else ()
+            for tensor, gradient in zip(total, found, strict=True):
+                if gradient is not None:
+                    tensor.add_(gradient, alpha=len(part) / len(rows))
+        return total
+
+    def on_client_end(self, module: Any, event: ClientEnd) -> None:
+        """Note the aggregator's weight."""
+        if self.shares and event.finished:
+            self.aggregation[event.client_id] = event.weight
+
+    def report(self, module: Any, report: RoundReport) -> None:
+        """The five scalars of each block, and each client's divergence in the client half."""
+        if not self.grams:
+            return
+        blocks = {half: products.cpu() for half, products in self.grams.items()}
+        blocks["full"] = blocks["client"] + blocks["server"]
+        sizes = {**self.sizes, "full": sum(self.sizes.values())}
+        report.schemes.add(self.weights)
+        for block, products in blocks.items():
+            if sizes[block]:
+                self._report_block(block, products, sizes[block], report)
+        self._forget()
+
+    def _report_block(self, block: str, products: Tensor, size: int, report: RoundReport) -> None:
+        clients = [c for c in self.shares if self.weights != "aggregation" or c in self.aggregation]
+        if not clients:
+            return
+        weights = weights_of(
+            self.weights, [sum(self.shares[c]) for c in clients], [self.aggregation.get(c, 0.0) for c in clients]
+        )
+        joined, first, second = self._selectors(clients)
+        found = divergence(joined @ products @ joined.T, weights, size)
+        for name in ("mean", "rms", "rel", "percoord"):
+            report.scalar(f"gdiv/{block}_{name}", getattr(found, name))
+        both = [i for i, client in enumerate(clients) if len(self.shares[client]) == 2]
+        halves = (first @ products @ second.T)[both][:, both]
+        report.scalar(f"gdiv/{block}_splithalf", split_half(halves, weights[both] / weights[both].sum()))
+        if block == "client":
+            values = found.per_client.tolist()
+            report.clients("gdiv", {str(c): value for c, value in zip(clients, values, strict=True)})
+            report.vector("gdiv/client", values)
+
+    def _selectors(self, clients: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Matrices that turn the half-batch gradients into each client's mean, its first and its second half."""
+        joined = torch.zeros(len(clients), sum(map(len, self.shares.values())), dtype=torch.float64)
+        first, second = joined.clone(), joined.clone()
+        places = dict(zip(self.shares, np.cumsum([0, *map(len, self.shares.values())]).tolist(), strict=False))
+        for i, client in enumerate(clients):
+            share, place = self.shares[client], places[client]
+            for offset, rows in enumerate(share):
+                joined[i, place + offset] = rows / sum(share)
+            first[i, place] = second[i, place + len(share) - 1] = 1
+        return joined, first, second
+
+
+@contextmanager
+def _as_measured(event: RoundStart, bn_mode: BnMode) -> Iterator[None]:
+    """Both halves in evaluation mode (batch statistics on request), and afterwards as they were, buffers included."""
+    modules = [module for half in (event.client_half, event.server_half) for module in half.modules()]
+    modes = [module.training for module in modules]
+    buffers = [b for half in (event.client_half, event.server_half) for b in half.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
+    try:
+        for module in modules:
+            module.training = bn_mode == "batch" and isinstance(module, _NormBase)
+        # cuDNN differentiates recurrent layers in training mode only
+        with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, old in zip(buffers, before, strict=True):
+                buffer.copy_(old)
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode

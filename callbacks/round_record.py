@@ -1,0 +1,92 @@
+"""The record of a run: after every round one line in `rounds.jsonl` and one row in every logger, at step = round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from lightning_sfl.callbacks.pictures import diverging
+from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.records.report import RoundReport
+from lightning_sfl.records.round_log import FILE_NAME, Record, RoundLog, resume
+
+NOT_MEASURED = ("round", "epoch", "step")
+
+
+class RoundRecord(Watcher):
+    """Asks every watcher for its report, adds what the method and the evaluation logged, and writes it all down.
+
+    A resumed run drops the lines of rounds that it is about to repeat, and gives earlier rounds back to a CSV logger,
+    which deletes its file when it starts. Only the first process writes.
+
+    Args:
+        every: write every so many rounds, 0 for never.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__(every)
+        self.log_file: RoundLog | None = None
+        self.evaluated = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A new run, or a resumed one: the log is opened when its first round is known."""
+        self.log_file = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the log at the first round of this run."""
+        self.evaluated = False
+        if self.log_file is not None or self.idle or not self.every:
+            return
+        folder = trainer.log_dir  # asks all processes
+        if trainer.is_global_zero:
+            self.log_file, earlier = resume(Path(folder or ".") / FILE_NAME, trainer.current_epoch)
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger) and earlier:
+                    _give_back(logger, earlier)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Only now are the evaluation's metrics those of this round."""
+        self.evaluated = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect the report and write it."""
+        if not self.due(trainer.current_epoch):
+            return
+        report = RoundReport(trainer.current_epoch)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Watcher):
+                callback.report(pl_module, report)
+        for tag, value in trainer.callback_metrics.items():
+            if tag not in NOT_MEASURED and (self.evaluated or tag.startswith("train/")):
+                report.scalar(tag, float(value))
+        if self.log_file is not None:
+            self.log_file.append(report.record(str(pl_module.method_name)))
+            for logger in trainer.loggers:
+                _write(logger, report)
+
+
+def _write(logger: Logger, report: RoundReport) -> None:
+    logger.log_metrics(dict(report.scalars), step=report.round)
+    experiment: Any = logger.experiment
+    if hasattr(experiment, "add_histogram"):
+        for tag, values in report.vectors.items():
+            experiment.add_histogram(tag, np.asarray(values), report.round)
+    if hasattr(experiment, "add_image"):
+        for tag, matrix in report.pictures.items():
+            experiment.add_image(tag, diverging(matrix), report.round, dataformats="HWC")
+    logger.save()
+
+
+def _give_back(logger: CSVLogger, earlier: Sequence[Record]) -> None:
+    """Earlier rounds, unless this very logger still has them."""
+    writer = logger.experiment
+    if writer.metrics or Path(writer.metrics_file_path).exists():
+        return
+    for record in earlier:
+        logger.log_metrics(record["scalars"], step=record["round"])
+    logger.save()

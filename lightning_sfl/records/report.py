@@ -1,0 +1,74 @@
+"""What the watchers have to say about one round, collected before it is written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lightning_sfl.records.round_log import SCHEMA, Record
+
+Value = float | int | bool
+Picture = Sequence[Sequence[float]]
+
+
+class RoundReport:
+    """Scalars, per-client fields, vectors (for histograms) and matrices (for pictures) of one round.
+
+    Only plain Python numbers are kept. Values that are not finite are dropped, and dropped scalars are counted in
+    `<family>/n_skipped`, the family being what stands before the first slash of the tag.
+    """
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+        self.vectors: dict[str, list[float]] = {}
+        self.pictures: dict[str, Picture] = {}
+        self.schemes: set[str] = set()
+        self._scalars: dict[str, Value] = {}
+        self._clients: dict[str, dict[str, Value]] = {}
+        self._skipped: Counter[str] = Counter()
+
+    def scalar(self, tag: str, value: Value) -> None:
+        """One value of the round, e.g. `align/cos_pair_client`."""
+        if math.isfinite(value):
+            self._scalars[tag] = value
+        else:
+            self._skipped[f"{tag.split('/', 1)[0]}/n_skipped"] += 1
+
+    def client(self, key: str | int, field: str, value: Value) -> None:
+        """One value of one client; `key` is its id, with `.1`, `.2` for further visits in the same round."""
+        fields = self._clients.setdefault(str(key), {})
+        if math.isfinite(value):
+            fields[field] = value
+
+    def clients(self, field: str, values: Mapping[str, Value]) -> None:
+        """The same field of several clients."""
+        for key, value in values.items():
+            self.client(key, field, value)
+
+    def vector(self, tag: str, values: Sequence[float]) -> None:
+        """Values over clients, shown as a histogram."""
+        finite = [value for value in values if math.isfinite(value)]
+        if finite:
+            self.vectors[tag] = finite
+
+    def picture(self, tag: str, matrix: Picture) -> None:
+        """A matrix with entries in [-1, 1] (or NaN), shown as an image."""
+        self.pictures[tag] = matrix
+
+    @property
+    def scalars(self) -> dict[str, Value]:
+        """Tag -> value in alphabetical order, the counts of skipped values among them."""
+        return dict(sorted({**self._scalars, **self._skipped}.items()))
+
+    def record(self, method: str) -> Record:
+        """The line for the round log."""
+        keys = sorted(self._clients, key=lambda key: [int(part) for part in key.split(".")])
+        return {
+            "round": self.round,
+            "schema": SCHEMA,
+            "method": method,
+            "weights_scheme": "+".join(sorted(self.schemes)) or "samples",
+            "scalars": self.scalars,
+            "clients": {key: dict(sorted(self._clients[key].items())) for key in keys},
+        }
