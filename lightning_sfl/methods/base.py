@@ -22,7 +22,7 @@ from torch import nn
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import Boundary, Reply, Upload, state_bytes
-from lightning_sfl.core.finite import check_tensors
+from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
 from lightning_sfl.core.state import load_state, num_parameters, state_of
@@ -85,7 +85,7 @@ class SplitMethod(Sides):
             self.local_step(batches)
         self.end_clients(plan)
         self.merge(plan)
-        check_tensors(state_of(self).values(), "the merged model", self.place())
+        self.stop_unless(all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model")
         self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes))
 
     def local_step(self, batches: Sequence[Batch]) -> None:

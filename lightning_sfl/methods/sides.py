@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_sfl.core import events
 from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts, replies, state_bytes
-from lightning_sfl.core.finite import check_loss, check_tensors, clip
+from lightning_sfl.core.errors import NonFiniteError
+from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.state import copy_state
@@ -79,16 +81,16 @@ class Sides(SplitModule):
             self.emit_cut_gradient(answer)
             pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
         roots, gradients = zip(*[(root, gradient) for root, gradient in pairs if root.requires_grad], strict=True)
-        check_tensors(gradients, "a cut gradient", self.place([a.upload.client_id for a in answers], "server"))
         self.forget_gradients(self.stepped["client"])
-        self.manual_backward(roots[0], roots, gradients)
-        self.step_clients([answer.upload for answer in answers])
+        self.walk_back(roots, gradients)
+        self.step_clients([answer.upload for answer in answers], gradients)
 
-    def step_clients(self, turns: Sequence[Batch | Upload]) -> None:
+    def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         """One optimizer step of all active clients: torch leaves slots without gradients alone."""
         seen = tuple(self.client_turn(turn) for turn in turns)
         self.emit(events.ClientBackward, seen)
-        self.guard_step([self.owned(turn.slot) for turn in seen], [turn.client_id for turn in seen], "client")
+        owned = [self.owned(turn.slot) for turn in seen]
+        self.guard_step(owned, [turn.client_id for turn in seen], "client", cut_gradients)
         self.optimizer("client").step()
         for turn in seen:
             self.steps_taken[turn.slot] += 1
@@ -112,7 +114,7 @@ class Sides(SplitModule):
             losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
         halves = [self.server_half, self.slots, self.server_slots]
         self.forget_gradients(chain.from_iterable(half.parameters() for half in halves))
-        self.manual_backward(losses[0], losses)
+        self.walk_back(losses)
 
     # --- the server's side ------------------------------------------------------------------------------------------
 
@@ -133,7 +135,7 @@ class Sides(SplitModule):
         served = [self.forward_server(uploads) for uploads in groups]
         losses = [loss for _, _, loss in served]
         self.forget_gradients(self.stepped["server"])
-        self.manual_backward(losses[0], losses)
+        self.walk_back(losses)
         self.step_server([self.server_turn(uploads) for uploads in groups])
         answered = zip(groups, served, strict=True)
         return [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
@@ -168,26 +170,36 @@ class Sides(SplitModule):
     def observed_loss(self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role) -> Tensor:
         """The mean loss, checked and tallied."""
         loss = self.loss(logits, labels)
-        check_loss(loss, self.place(clients, side))
+        self.stop_unless(math.isfinite(loss.item()), "the loss", clients, side)
         self.tally.add(loss, logits, labels)
         return loss
 
-    def guard_step(self, owned: Sequence[Sequence[nn.Module]], clients: Sequence[int], side: Role) -> None:
+    def guard_step(
+        self,
+        owned: Sequence[Sequence[nn.Module]],
+        clients: Sequence[int],
+        side: Role,
+        cut_gradients: Sequence[Tensor] = (),
+    ) -> None:
         """Stop before a step with a gradient that is not finite; clip the others, each owner's modules by one norm."""
-        parameters = [p for module in chain.from_iterable(owned) for p in module.parameters()]
-        check_tensors([p.grad for p in parameters if p.grad is not None], "a gradient", self.place(clients, side))
+        parameters = [p for module in chain.from_iterable(owned) for p in self.parameters_of[module]]
+        if not all_finite([p.grad for p in parameters if p.grad is not None]):
+            self.stop_unless(all_finite(cut_gradients), "a cut gradient", clients, "server")
+            self.stop_unless(False, "a gradient", clients, side)
         if self.clips[side] is not None:
             for modules in owned:
                 clip(modules, self.clips[side])
 
+    def stop_unless(self, finite: bool, what: str, clients: Sequence[int] = (), half: str = "") -> None:
+        """Raise an error that names method, round, clients and half, unless all is well."""
+        if not finite:
+            who = f", client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}" if clients else ""
+            where = f"{self.method_name}, round {self.current_epoch}{who}{f', {half} half' if half else ''}"
+            raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated with it")
+
     def draw_from(self, side: Role, turn: Batch | Upload) -> None:
         """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""
         seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, self.device)
-
-    def place(self, clients: Sequence[int] = (), half: str = "") -> str:
-        """Where in the run we are, for errors."""
-        who = f", client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}" if clients else ""
-        return f"{self.method_name}, round {self.current_epoch}{who}{f', {half} half' if half else ''}"
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
