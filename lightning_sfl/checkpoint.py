@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill, a full disk and a damaged file.
 
-A checkpoint is the zip archive that `torch.save` writes, ended by a zip comment of fixed length: the round, and a SHA-256
-of everything before it. Zip readers skip the comment, so `torch.load(path, weights_only=True)` and the plain Trainer read
-the file as they read any other. The digest tells damage from health; it is no signature.
+A checkpoint is the zip archive that `torch.save` writes, ended by a zip comment of fixed length: the round, and a
+SHA-256 of everything before it. Zip readers skip the comment, so `torch.load(path, weights_only=True)` and the plain
+Trainer read the file as they read any other. The digest tells damage from health; it is no signature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
-from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from lightning.fabric.utilities import rank_zero_warn
 
 from lightning_sfl.core.errors import CheckpointError
 from lightning_sfl.durable import sweep, write_whole

@@ -14,7 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good, verify
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*dirpath has changed"),
+]
 
 
 class Line(L.LightningModule):

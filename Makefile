@@ -1,0 +1,56 @@
+# `make` lists what can be made.
+PYTHON ?= python3
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+WORKERS ?= 2
+
+# Bits change with the number of threads; and two processes with a thread per core each are slower than one.
+export OMP_NUM_THREADS ?= 1
+
+BIN := .venv/bin
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check bench golden clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo
+	@echo 'Variables: PYTHON=python3.12 (interpreter), WORKERS=4 (test processes),'
+	@echo '           TORCH="torch --index-url https://download.pytorch.org/whl/cu128" (another build of torch).'
+
+.venv: $(READY) ## set up the environment that the other targets use
+
+# torch comes first and on its own, so that the build chosen is the one the rest finds in place.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	grep -v '^torch==' constraints.txt > .venv/constraints.txt
+	$(BIN)/pip install --quiet -c .venv/constraints.txt $(TORCH)
+	$(BIN)/pip install --quiet -c .venv/constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY) ## train the demo (about a minute) and say where to look
+	$(BIN)/python train.py fit --config configs/experiments/demo.yaml
+	@echo
+	@echo 'Curves: $(BIN)/tensorboard --logdir runs'
+
+test: $(READY) ## the quick tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow'
+
+test-all: $(READY) ## all tests
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+check: $(READY) ## format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/architecture
+
+bench: $(READY) ## the figures in README and docs
+	$(BIN)/python benchmarks/run.py
+
+golden: $(READY) ## record the golden curves anew; the difference is for review
+	$(BIN)/python tests/golden/record.py
+
+clean: ## delete what was made, except runs
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
