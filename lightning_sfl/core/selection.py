@@ -38,7 +38,7 @@ class FixedSchedule(Selector):
     """Participants listed round by round in a JSON file; all listed clients take part, whatever `participants` says.
 
     Args:
-        path: JSON file: a list of lists (round 0 first), {"rounds": [...]}, or {"1": [...], "2": [...]} (round 1 first).
+        path: JSON file: a list of lists (round 0 first), {"rounds": [...]}, or {"1": [...], "2": [...]} (round 1 first, none left out).
     """
 
     def __init__(self, path: str) -> None:
@@ -64,10 +64,17 @@ class FixedSchedule(Selector):
 
 def _rounds_of(document: object) -> list[list[int]]:
     if isinstance(document, dict):
-        document = document["rounds"] if "rounds" in document else [document[key] for key in sorted(document, key=int)]
+        document = document["rounds"] if "rounds" in document else _numbered(document)
     if not isinstance(document, list):
         raise TypeError("neither a list nor an object")
     return [_distinct(entry) for entry in document]
+
+
+def _numbered(document: dict[str, object]) -> list[object]:
+    names = [str(number) for number in range(1, len(document) + 1)]
+    if set(names) != set(document):
+        raise KeyError(f"rounds must be numbered 1 to {len(document)} without a gap")
+    return [document[name] for name in names]
 
 
 def _distinct(entry: Sequence[object]) -> list[int]:

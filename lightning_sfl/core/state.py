@@ -10,13 +10,14 @@ State = dict[str, Tensor]
 
 def state_of(module: nn.Module) -> State:
     """Live parameters and buffers of a module, by name (not copies)."""
-    return {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+    state: State = module.state_dict()
+    return state
 
 
 @torch.no_grad()
 def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Write the parameters and buffers of `source` into `target`, which has the same names and shapes."""
-    load_state(target, state_of(source))
+    torch._foreach_copy_(list(state_of(target).values()), list(state_of(source).values()))
 
 
 @torch.no_grad()

@@ -65,8 +65,8 @@ def weights_of(scheme: Weights, samples: Sequence[float], aggregation: Sequence[
 
 
 def vanishes(square: float, reference: float) -> bool:
-    """Whether a squared norm is zero but for rounding, beside a squared norm it was summed from."""
-    return not square > 1e-30 * reference
+    """Whether a squared norm is zero but for rounding: inner products of size `reference` cancelled in its sum."""
+    return not square > 1e-14 * reference
 
 
 def quotient(numerator: float, denominator: float) -> float:

@@ -21,7 +21,7 @@ from torch import nn
 
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import weighted_average
-from lightning_sfl.core.cut import Boundary, Reply, Upload, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Upload
 from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
@@ -112,7 +112,7 @@ class SplitMethod(Sides):
 
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""
-        self.boundary.count("weights", "up", sum(map(state_bytes, self.owned(slot))))
+        self.boundary.count("weights", "up", self.owned_bytes)
 
     def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
         """Write the weighted average of the first len(participants) halves into `into`."""

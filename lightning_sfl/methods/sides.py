@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -58,7 +59,7 @@ class Sides(SplitModule):
 
     def receive_weights(self, slot: int) -> None:
         """Count what a participant gets at the start of its round."""
-        self.boundary.count("weights", "down", sum(map(state_bytes, self.owned(slot))))
+        self.boundary.count("weights", "down", self.owned_bytes)
 
     def forward_client(self, batch: Batch) -> tuple[Smashed, Tensor]:
         """Smashed data, with its graph, and the labels of one batch."""
@@ -112,8 +113,8 @@ class Sides(SplitModule):
             self.draw_from("server", batch)
             logits = self.server_of(batch.slot)(smashed)
             losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
-        halves = [self.server_half, self.slots, self.server_slots]
-        self.forget_gradients(chain.from_iterable(half.parameters() for half in halves))
+        for parameters in self.parameters_of.values():
+            self.forget_gradients(parameters)
         self.walk_back(losses)
 
     # --- the server's side ------------------------------------------------------------------------------------------
@@ -121,6 +122,11 @@ class Sides(SplitModule):
     def owned(self, slot: int) -> list[nn.Module]:
         """What the client in this slot holds and trains itself."""
         return [self.slots[slot], self.server_slots[slot]] if self.whole_on_client else [self.slots[slot]]
+
+    @cached_property
+    def owned_bytes(self) -> int:
+        """Bytes of the weights that a client receives, and sends, in a round."""
+        return sum(map(state_bytes, self.owned(0)))
 
     def private_server(self, slot: int) -> nn.Module | None:
         """The slot's own server copy, where the method keeps copies."""
