@@ -107,7 +107,9 @@ def sgd(lr: float = 0.1, momentum: float = 0.0) -> Callable[[Iterable[nn.Paramet
     return lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=momentum)
 
 
-def build(cls: type[SplitMethod], net: nn.Module | None = None, cut_layer: str = "relu1", **options: Any) -> SplitMethod:
+def build(
+    cls: type[SplitMethod], net: nn.Module | None = None, cut_layer: str = "relu1", **options: Any
+) -> SplitMethod:
     """The method with these options, but for those that it fixes itself."""
     taken = {key: value for key, value in options.items() if key not in FIXED.get(cls, set())}
     return cls(net if net is not None else network(), cut_layer, **taken)

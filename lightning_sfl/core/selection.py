@@ -38,7 +38,8 @@ class FixedSchedule(Selector):
     """Participants listed round by round in a JSON file; all listed clients take part, whatever `participants` says.
 
     Args:
-        path: JSON file: a list of lists (round 0 first), {"rounds": [...]}, or {"1": [...], "2": [...]} (round 1 first, none left out).
+        path: JSON file: a list of lists (round 0 first), {"rounds": [...]}, or {"1": [...], "2": [...]}
+            (round 1 first, none left out).
     """
 
     def __init__(self, path: str) -> None:

@@ -14,7 +14,17 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sfl.core.events import CutGradient
 from lightning_sfl.core.selection import FixedSchedule
-from lightning_sfl.methods import Centralized, FedAvg, FedSGD, MiniBatchSFL, SFL, SFLV1, SFLV2, SplitLearning, SplitMethod
+from lightning_sfl.methods import (
+    SFL,
+    SFLV1,
+    SFLV2,
+    Centralized,
+    FedAvg,
+    FedSGD,
+    MiniBatchSFL,
+    SplitLearning,
+    SplitMethod,
+)
 from tests.tiny import CUTS, METHODS, Recorder, Rows, build, differing, fit, furthest, network, rows, sgd, whole
 
 State = dict[str, Tensor]

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sfl.methods import Centralized, FedAvg, FedSGD, MiniBatchSFL, SFL, SFLV1, SFLV2, SplitLearning, SplitMethod
+from lightning_sfl.methods import (
+    SFL,
+    SFLV1,
+    SFLV2,
+    Centralized,
+    FedAvg,
+    FedSGD,
+    MiniBatchSFL,
+    SplitLearning,
+    SplitMethod,
+)
 from tests.tiny import build, differing, fit, furthest, network, rows, sgd, whole
 
 CASES: dict[str, dict[str, Any]] = {

@@ -40,7 +40,7 @@ def trained(cls: type[SplitMethod], cut_layer: str, name: str) -> dict[str, torc
 @pytest.mark.parametrize("cut_layer", CUTS)
 @pytest.mark.parametrize("name", CASES)
 def test_at_every_cut(name: str, cut_layer: str) -> None:
-    # Each side draws its dropout from a stream of its own, so with dropout FedAvg too must be told where the sides meet.
+    # Each side draws dropout from a stream of its own, so with dropout FedAvg too must be told where the sides meet.
     reference = trained(FedAvg, cut_layer if "dropout" in CASES[name].get("net", {}) else "relu2", name)
     assert differing(trained(SFLV1, cut_layer, name), reference) == []
 
