@@ -57,6 +57,8 @@ def offences(tree: ast.Module, module: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield from ((node.lineno, reason) for reason in call_offences(node, module))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((node.lineno, reason) for reason in import_offences(node))
         elif isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_ATTRIBUTES:
             yield node.lineno, f"{node.attr}: {FORBIDDEN_ATTRIBUTES[node.attr]}"
         elif isinstance(node, ast.ExceptHandler):
@@ -65,16 +67,17 @@ def offences(tree: ast.Module, module: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"except {caught}: say what is expected"
         elif isinstance(node, ast.Global):
             yield node.lineno, "global"
-        elif isinstance(node, ast.Import):
-            yield from (
-                (node.lineno, f"import {a.name}") for a in node.names if a.name.split(".")[0] in FORBIDDEN_MODULES
-            )
-        elif isinstance(node, ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            if (node.module or "").split(".")[0] in FORBIDDEN_MODULES and names != ["UnpicklingError"]:
-                yield node.lineno, f"from {node.module} import {', '.join(names)}"
-            if "*" in names:
-                yield node.lineno, "star import"
+
+
+def import_offences(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    names = [alias.name for alias in node.names]
+    modules = names if isinstance(node, ast.Import) else [node.module or ""]
+    harmless = isinstance(node, ast.ImportFrom) and names == ["UnpicklingError"]
+    if "*" in names:
+        yield "star import"
+    for module in modules:
+        if module.split(".", maxsplit=1)[0] in FORBIDDEN_MODULES and not harmless:
+            yield f"import of {module}"
 
 
 def call_offences(call: ast.Call, module: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ ENTRIES = {"lightning_sfl.cli", "lightning_sfl.trainer", "lightning_sfl.doctor",
 
 
 def ours(module: str) -> bool:
-    return module.split(".")[0] == "lightning_sfl"
+    return module.split(".", maxsplit=1)[0] == "lightning_sfl"
 
 
 def inside(module: str, layers: set[str]) -> bool:

@@ -63,4 +63,4 @@ def test_the_function_trainer_is_not_hidden_by_its_module() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'SLF'"):
-        lightning_sfl.SLF  # noqa: B018
+        lightning_sfl.SLF
