@@ -29,6 +29,7 @@ else:
     from lightning_sfl.callbacks.watcher import Watcher
 
     __all__ = [
+        "DEFAULTS",
         "CosineAlignment",
         "CutScale",
         "Drift",
@@ -43,17 +44,19 @@ else:
         "default_callbacks",
     ]
 
+    # config key -> class: what every run watches unless its key says otherwise
+    DEFAULTS: dict[str, type[Callback]] = {
+        "gradient_divergence": GradientDivergence,
+        "cosine_alignment": CosineAlignment,
+        "update_counts": UpdateCounts,
+        "traffic": Traffic,
+        "drift": Drift,
+        "initial_distance": InitialDistance,
+        "cut_scale": CutScale,
+        "round_record": RoundRecord,
+    }
+
     def default_callbacks(progress_bar: bool = True) -> list[Callback]:
         """What every run watches unless told otherwise; Lightning refuses a progress bar when its own option is off."""
-        watching: list[Callback] = [
-            GradientDivergence(),
-            CosineAlignment(),
-            UpdateCounts(),
-            Traffic(),
-            Drift(),
-            InitialDistance(),
-            CutScale(),
-            RoundRecord(),
-            FirstScreen(),
-        ]
+        watching = [*(watch() for watch in DEFAULTS.values()), FirstScreen()]
         return [*watching, RoundProgress()] if progress_bar else watching

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -75,7 +77,10 @@ class SFLCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_argument(
-            "--resume", type=str | None, default=None, help="A run's folder: go on from its newest good checkpoint."
+            "--resume",
+            type=str | None,
+            default=None,
+            help="A run's folder: take its config and its newest good checkpoint; fit goes on from there, in that folder.",
         )
 
     def before_instantiate_classes(self) -> None:
@@ -102,9 +107,11 @@ class SFLCLI(LightningCLI):
         if self.subcommand == "fit":
             if settings.logger in (None, True):
                 kwargs["logger"] = self.loggers(settings.default_root_dir)
-            settings.callbacks = [*(settings.callbacks or []), KeepBest()]
+            settings.callbacks = [*(settings.callbacks or []), KeepBest(), callbacks.FirstScreen()]
         else:
             kwargs["logger"] = False
+        if settings.enable_progress_bar is not False:
+            settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
@@ -116,13 +123,22 @@ class SFLCLI(LightningCLI):
         folder = Path(resumed).resolve()
         return run_loggers(folder.parent.parent, folder.parent.name, folder.name)
 
-    def before_fit(self) -> None:
-        """Point a resumed run at its newest good checkpoint."""
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Point a command at the newest good checkpoint of the run it resumes."""
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         resumed = self._get(self.config, "resume")
-        if resumed is not None:
+        if resumed is not None and "ckpt_path" in arguments:
             newest = newest_good(Path(resumed) / "checkpoints")
-            click.echo(f"resuming {resumed} from {newest.name if newest else 'the start: it has no checkpoint yet'}")
-            self.config_init[self.subcommand]["ckpt_path"] = str(newest) if newest else None
+            click.echo(f"{resumed}: {newest.name if newest else 'no checkpoint yet, from the start'}")
+            arguments["ckpt_path"] = newest
+        return arguments
+
+    def after_fit(self) -> None:
+        """Say where the results are."""
+        folder = self.trainer.log_dir
+        if folder is not None:
+            click.echo(f"records, checkpoints and config: {shown(folder)}")
+            click.echo(f"curves: tensorboard --logdir {shown(self.trainer.default_root_dir)}")
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +171,11 @@ class SFLCLI(LightningCLI):
             rows = (row for batch in batches for row in batch.tolist())
             writer.writerows((index, row) for index, row in enumerate(rows))
         click.echo(f"wrote {path}")
+
+
+def shown(path: str) -> str:
+    """A path relative to the current folder where that is shorter."""
+    return min(str(Path(path)), os.path.relpath(path), key=len)
 
 
 def checked_seed(seed: int | bool) -> int:
@@ -217,6 +238,9 @@ def run(arguments: Sequence[str]) -> SFLCLI:
 
 
 def quiet_warnings() -> None:
-    """Silence advice that does not apply: folders of resumed runs are not empty."""
-    for message in (".*is not empty.*", ".*intended to run from within Python.*", ".*LeafSpec.*is deprecated.*"):
-        warnings.filterwarnings("ignore", message=message)
+    """Silence advice that does not apply here; the first screen says what Lightning's notes would."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    notes = ("is not empty", "intended to run from within Python", "LeafSpec.*is deprecated", "callbacks used to create")
+    for note in notes:
+        warnings.filterwarnings("ignore", message=f".*{note}.*")

@@ -72,4 +72,5 @@ def trainer(max_epochs: int = 20, name: str = "run", callbacks: list[Callback] |
     if settings.get("logger") is None:
         settings["logger"] = run_loggers(settings["default_root_dir"], name)
     settings["plugins"] = [*settings.get("plugins", []), DurableCheckpointIO()]
-    return Trainer(callbacks=[*default_callbacks(), KeepLast(), KeepBest(), *(callbacks or [])], **settings)
+    watching = default_callbacks(progress_bar=settings.get("enable_progress_bar") is not False)
+    return Trainer(callbacks=[*watching, KeepLast(), KeepBest(), *(callbacks or [])], **settings)
