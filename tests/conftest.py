@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 torch.set_num_threads(1)
 
-# Set by pytest, by Lightning's seeding, by imports of Lightning, torch, TensorBoard: removed again, but no test's fault.
+# Set by pytest, by Lightning's seeding, by imports of Lightning, torch, TensorBoard: removed again, no test's fault.
 TOLERATED = (
     "CUBLAS_WORKSPACE_CONFIG",
     "KMP_",
