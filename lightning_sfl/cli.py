@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import sys
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,11 +21,10 @@ import lightning_sfl.backbones  # noqa: F401  short names of classes resolve onc
 import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
+from lightning_sfl.commands import show_cuts, show_partition, write_predictions
 from lightning_sfl.config_errors import explain, one_line
 from lightning_sfl.core.errors import ConfigError, SFLError, require
-from lightning_sfl.core.split import cuts
 from lightning_sfl.data import FederatedData
-from lightning_sfl.data.table import class_table, draw_classes, format_table
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
@@ -77,6 +77,12 @@ class SFLCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_argument(
+            "--threads",
+            type=PositiveInt,
+            default=1,
+            help="CPU threads of torch. Results repeat bit for bit at one number; small networks are quickest with 1.",
+        )
+        parser.add_argument(
             "--resume",
             type=str | None,
             default=None,
@@ -85,14 +91,21 @@ class SFLCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot work before anything is built."""
+        torch.set_num_threads(self._get(self.config, "threads"))
         trainer = self._get(self.config, "trainer")
-        require(trainer.precision in (None, *PRECISIONS), "trainer.precision", trainer.precision, f"one of {PRECISIONS}")
-        require(trainer.devices in (1, "1"), "trainer.devices", trainer.devices, "1: this version trains in one process")
+        require(
+            trainer.precision in (None, *PRECISIONS), "trainer.precision", trainer.precision, f"one of {PRECISIONS}"
+        )
+        require(
+            trainer.devices in (1, "1"), "trainer.devices", trainer.devices, "1: this version trains in one process"
+        )
         require(trainer.num_nodes == 1, "trainer.num_nodes", trainer.num_nodes, "1: this version trains in one process")
         require(trainer.max_epochs is None or trainer.max_epochs >= 1, "trainer.max_epochs", trainer.max_epochs, ">= 1")
         for key in ("gradient_clip_val", "accumulate_grad_batches"):
             default = None if key == "gradient_clip_val" else 1
-            require(trainer[key] in (None, default), f"trainer.{key}", trainer[key], "see model.client_clip, server_clip")
+            require(
+                trainer[key] in (None, default), f"trainer.{key}", trainer[key], "see model.client_clip, server_clip"
+            )
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a constructor's complaint is the user's one line."""
@@ -144,33 +157,15 @@ class SFLCLI(LightningCLI):
 
     def cuts(self, model: SplitMethod, datamodule: FederatedData) -> None:
         """Print valid cuts and refused ones."""
-        datamodule.setup("fit")
-        listing = cuts(model.backbone[0], datamodule.example())
-        click.echo(listing.table())
+        show_cuts(model, datamodule)
 
     def partition(self, model: SplitMethod, datamodule: FederatedData, output: str) -> None:
         """Print the table of classes per client; write its picture and the manifest."""
-        datamodule.setup("fit")
-        population = datamodule.population
-        click.echo("\n".join(datamodule.summary()))
-        click.echo(format_table(class_table(population, datamodule.num_classes), population.sizes))
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_classes(population, datamodule.num_classes, folder / "classes_per_client.png")
-        datamodule.write_manifest(folder / "manifest.json")
-        click.echo(f"wrote {folder / 'classes_per_client.png'} and {folder / 'manifest.json'}")
+        show_partition(datamodule, Path(output))
 
-    def predict(self, **kwargs: Any) -> None:
+    def predict(self, **arguments: Any) -> None:
         """Write the predicted classes of the test rows to predictions.csv in the root folder."""
-        batches = self.trainer.predict(**kwargs) or []
-        path = Path(self.trainer.default_root_dir) / "predictions.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["row", "prediction"])
-            rows = (row for batch in batches for row in batch.tolist())
-            writer.writerows((index, row) for index, row in enumerate(rows))
-        click.echo(f"wrote {path}")
+        write_predictions(self.trainer.predict(**arguments) or [], Path(self.trainer.default_root_dir))
 
 
 def shown(path: str) -> str:
@@ -186,7 +181,9 @@ def checked_seed(seed: int | bool) -> int:
 
 def resolved(arguments: Sequence[str]) -> list[str]:
     """Arguments with the config of the run that `--resume` names put in front."""
-    expanded = [piece for argument in arguments for piece in argument.split("=", 1 if argument.startswith("--resume=") else 0)]
+    expanded = [
+        piece for argument in arguments for piece in argument.split("=", 1 if argument.startswith("--resume=") else 0)
+    ]
     if "--resume" not in expanded:
         return list(arguments)
     place = expanded.index("--resume")
@@ -241,6 +238,11 @@ def quiet_warnings() -> None:
     """Silence advice that does not apply here; the first screen says what Lightning's notes would."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    notes = ("is not empty", "intended to run from within Python", "LeafSpec.*is deprecated", "callbacks used to create")
+    notes = (
+        "is not empty",
+        "intended to run from within Python",
+        "LeafSpec.*is deprecated",
+        "callbacks used to create",
+    )
     for note in notes:
         warnings.filterwarnings("ignore", message=f".*{note}.*")

@@ -57,7 +57,9 @@ def run_loggers(root: str | Path, name: str, version: str | None = None) -> list
     return [board, CSVLogger(root, name=name, version=board.version)]
 
 
-def trainer(max_epochs: int = 20, name: str = "run", callbacks: list[Callback] | None = None, **options: Any) -> Trainer:
+def trainer(
+    max_epochs: int = 20, name: str = "run", callbacks: list[Callback] | None = None, **options: Any
+) -> Trainer:
     """Trainer for `max_epochs` rounds that records into runs/`name`/version_N.
 
     Args:

@@ -75,7 +75,9 @@ def plan_round(
     own = dict(zip(participants, rows, strict=True))
     ordered = in_order(participants, order, seed, index)
     batches = tuple(
-        tuple(Batch(slot, client, step, b) for step, b in enumerate(draw_batches(seed, index, client, own[client], work)))
+        tuple(
+            Batch(slot, client, step, b) for step, b in enumerate(draw_batches(seed, index, client, own[client], work))
+        )
         for slot, client in enumerate(ordered)
     )
     return Plan(index, tuple(ordered), batches)

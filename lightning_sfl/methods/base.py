@@ -13,19 +13,23 @@ so validation sees the merged model, checkpoints fall between rounds, and no mid
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import lightning
+import torch
 from torch import nn
 
+from lightning_sfl import __version__
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import Boundary, Reply, Upload
 from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
-from lightning_sfl.core.state import load_state, num_parameters, state_of
+from lightning_sfl.core.state import load_state, state_of
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.sides import Sides
 
@@ -37,9 +41,13 @@ class SplitMethod(Sides):
 
     def plan(self, index: int) -> Plan:
         """Participants and batches of round `index`; they follow from (seed, index) alone, for every method alike."""
-        chosen = self.selection.select(index, self.available, self.participants, self.seed)
+        chosen = self.participants_of(index)
         rows = [self.population.rows[client] for client in chosen]
         return plan_round(self.seed, index, chosen, rows, self.work, self.client_order)
+
+    def participants_of(self, index: int) -> list[int]:
+        """Clients of round `index`, as the selection lists them."""
+        return self.selection.select(index, self.available, self.participants, self.seed)
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
         """Groups of batches that are uploaded and served together; lock-step sweeps over all clients by default."""
@@ -85,7 +93,9 @@ class SplitMethod(Sides):
             self.local_step(batches)
         self.end_clients(plan)
         self.merge(plan)
-        self.stop_unless(all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model")
+        self.stop_unless(
+            all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
+        )
         self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes))
 
     def local_step(self, batches: Sequence[Batch]) -> None:
@@ -122,17 +132,18 @@ class SplitMethod(Sides):
     # --- what a run says of itself ----------------------------------------------------------------------------------
 
     def schedule(self, num_rounds: int) -> list[tuple[int, ...]]:
-        """Participants of the first `num_rounds` rounds, in the order in which the server meets them."""
-        return [self.plan(index).participants for index in range(num_rounds)]
+        """Participants of the first `num_rounds` rounds."""
+        return [tuple(self.participants_of(index)) for index in range(num_rounds)]
 
     def describe(self) -> list[str]:
         """What one should know before training starts, line by line."""
-        rounds = self.trainer.max_epochs
+        rounds = self.trainer.max_epochs or 0
         return [
-            f"method     {self.method_name} (revision {self.revision}), seed {self.seed}",
-            f"cut        {self.split.certificate.describe()}",
-            f"halves     client {num_parameters(self.client_half):,} parameters, server {num_parameters(self.server_half):,}",
-            f"partition  {self.population.fingerprint}: {self.population.num_clients} clients, "
-            f"{sum(self.population.sizes):,} rows",
-            f"schedule   {schedule_fingerprint(self.schedule(rounds))}: {rounds} rounds, {self.num_slots} clients each",
+            f"method: {self.method_name} (revision {self.revision}), seed {self.seed}",
+            f"cut: {self.split.certificate.describe()}",
+            f"schedule: {rounds} rounds, at most {self.num_slots} clients each, fingerprint "
+            f"{schedule_fingerprint(self.schedule(rounds))}",
+            f"placement: local, one process on {self.device}, {torch.get_num_threads()} CPU threads",
+            f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
+            f"python {platform.python_version()}",
         ]

@@ -1,6 +1,6 @@
 """Centralized training: all clients' rows in one place, both halves trained end to end; the upper reference.
 
-    for each batch of the pooled rows:  one step of the whole network
+for each batch of the pooled rows:  one step of the whole network
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ class Centralized(SplitMethod):
     @property
     def num_slots(self) -> int:
         return 1
+
+    def participants_of(self, index: int) -> list[int]:
+        return [0]
 
     def plan(self, index: int) -> Plan:
         pooled = np.concatenate(self.population.rows)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import num_bytes
 from lightning_sfl.core.rounds import Batch, Plan
 from lightning_sfl.core.state import buffers_of, gradients_of, load_state
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.methods.module import Role
 
 
 class FedSGD(SplitMethod):
@@ -27,7 +28,8 @@ class FedSGD(SplitMethod):
     Args:
         backbone: the whole network.
         cut_layer: where diagnostics divide it; the numbers do not depend on it.
-        kwargs: options of `SplitMethod` but for those of local training, of which there is none.
+        kwargs: options of `SplitMethod` but for those of local training, of which there is none; `server_clip`
+            bounds the averaged gradient of the whole network.
     """
 
     name = "fedsgd"
@@ -47,9 +49,12 @@ class FedSGD(SplitMethod):
         self.backward_uncut(batches)
 
     def send_weights(self, slot: int) -> None:
-        """Gradients travel up, not weights."""
-        sent = [gradient for module in self.owned(slot) for gradient in gradients_of(module).values()]
-        self.boundary.count("gradients", "up", num_bytes(sent))
+        """Gradients travel up, not weights; buffers, which have no gradient, as they are."""
+        gradients = [gradient for module in self.owned(slot) for gradient in gradients_of(module).values()]
+        buffers = [buffer for module in self.owned(slot) for buffer in buffers_of(module).values()]
+        self.boundary.count("gradients", "up", num_bytes(gradients))
+        if buffers:
+            self.boundary.count("weights", "up", num_bytes(buffers))
 
     def merge(self, plan: Plan) -> None:
         weights = self.weights(plan)
@@ -60,3 +65,7 @@ class FedSGD(SplitMethod):
                 parameter.grad = mean.get(name)
             load_state(half, weighted_average([buffers_of(member) for member in members], weights))
         self.step_server([self.server_turn([batches[0] for batches in plan.batches])._replace(half=self.server_half)])
+
+    def guard_step(self, owned: Any, clients: Sequence[int], side: Role, cut_gradients: Sequence[Tensor] = ()) -> None:
+        """The one step moves both halves, so they are checked, and bounded by one norm, together."""
+        super().guard_step([[self.client_half, self.server_half]], clients, side, cut_gradients)

@@ -1,4 +1,4 @@
-"""Lightning's side of every method: halves, slots, optimizers, evaluation and checkpoints. No algorithm stands here."""
+"""Lightning's side of every method: halves, slots and optimizers. No algorithm stands here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sfl.core.aggregation import Weighting
 from lightning_sfl.core.batchnorm import apply_one_row_rule
@@ -24,7 +21,7 @@ from lightning_sfl.core.population import Population
 from lightning_sfl.core.rounds import ClientOrder, Work
 from lightning_sfl.core.selection import Selector, Uniform
 from lightning_sfl.core.split import Split, split
-from lightning_sfl.methods.persistence import PersistentModule
+from lightning_sfl.methods.evaluation import EvaluatedModule
 
 Role = Literal["client", "server"]
 
@@ -34,7 +31,7 @@ def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1)
 
 
-class SplitModule(PersistentModule):
+class SplitModule(EvaluatedModule):
     """A network cut in two, the clients' slots, and one optimizer for each side.
 
     Args:
@@ -84,7 +81,9 @@ class SplitModule(PersistentModule):
     ) -> None:
         super().__init__()
         require(participants >= 1, "participants", participants, "an integer >= 1")
-        require(batch_size is None or batch_size >= 1, "batch_size", batch_size, "an integer >= 1, or null for all rows")
+        require(
+            batch_size is None or batch_size >= 1, "batch_size", batch_size, "an integer >= 1, or null for all rows"
+        )
         require(local_epochs >= 1, "local_epochs", local_epochs, "an integer >= 1")
         require(local_steps is None or local_steps >= 1, "local_steps", local_steps, "an integer >= 1, or null")
         for key, norm in {"client_clip": client_clip, "server_clip": server_clip}.items():
@@ -93,7 +92,10 @@ class SplitModule(PersistentModule):
         self.automatic_optimization = False
         self.backbone = (backbone,)  # a tuple, so that its parameters are not registered beside those of the halves
         self.cut_layer = cut_layer
-        self.factories = {"client": (client_optimizer, client_scheduler), "server": (server_optimizer, server_scheduler)}
+        self.factories = {
+            "client": (client_optimizer, client_scheduler),
+            "server": (server_optimizer, server_scheduler),
+        }
         self.participants = participants
         self.selection = selection or Uniform()
         self.work = Work(batch_size, local_epochs, local_steps)
@@ -115,17 +117,14 @@ class SplitModule(PersistentModule):
         """Cut the network on a batch of the data, once."""
         if not self.is_cut:
             if not hasattr(self.data, "example"):
-                raise ConfigError(f"data={type(self.data).__name__} is not allowed: it must have example() and population")
+                raise ConfigError(
+                    f"data={type(self.data).__name__} is not allowed: it must have example() and population"
+                )
             self.cut(self.data.example())
         if stage == "fit":
             self.population = self.data.population
             self.num_clients = self.population.num_clients
             self.available = np.flatnonzero(np.array(self.population.sizes))
-
-    @property
-    def data(self) -> Any:
-        """The datamodule of the Trainer at hand."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
     def is_cut(self) -> bool:
@@ -153,15 +152,6 @@ class SplitModule(PersistentModule):
         """The server half that learns from this slot: the one there is, or the slot's private copy."""
         return self.server_slots[slot] if self.server_copies else self.server_half
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (rows, ..., classes) of the merged network for inputs (rows, ...)."""
-        logits: Tensor = self.server_half(self.client_half(x))
-        return logits
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over all labels: logits (rows, ..., classes), labels (rows, ...)."""
-        return cross_entropy(logits.flatten(0, -2), labels.flatten())
-
     # --- optimizers -------------------------------------------------------------------------------------------------
 
     def trained(self) -> dict[Role, list[nn.Parameter]]:
@@ -171,11 +161,8 @@ class SplitModule(PersistentModule):
 
     def configure_optimizers(self) -> list[dict[str, Any]]:
         """Lightning's hook: the client optimizer, then the server optimizer, each with its schedule if it has one."""
-        self.backward_hooked = any(
-            is_overridden(hook, who, parent)
-            for hook in ("on_before_backward", "on_after_backward")
-            for who, parent in [(self, LightningModule), *((callback, Callback) for callback in self.trainer.callbacks)]
-        )
+        self.backward_hooked = self.somebody_fills_in("on_before_backward", "on_after_backward")
+        self.step_hooked = self.somebody_fills_in("on_before_optimizer_step", "optimizer_step")
         configured = []
         halves = [self.client_half, self.server_half, *self.slots, *self.server_slots]
         self.parameters_of = {half: list(half.parameters()) for half in halves}
@@ -212,11 +199,27 @@ class SplitModule(PersistentModule):
         for schedule in schedules if isinstance(schedules, list) else [schedules]:
             schedule.step()  # type: ignore[call-arg]
 
+    def somebody_fills_in(self, *hooks: str) -> bool:
+        """Whether this module or a callback of the Trainer overrides one of these hooks of Lightning's."""
+        own = any(is_overridden(hook, self, LightningModule) for hook in hooks)
+        shared = [hook for hook in hooks if hasattr(Callback, hook)]
+        return own or any(is_overridden(hook, who, Callback) for hook in shared for who in self.trainer.callbacks)
+
+    def step(self, role: Role) -> None:
+        """One optimizer step, counted by the Trainer; Lightning's hooks are called only when somebody fills them in."""
+        wrapped = self.optimizer(role)
+        if self.step_hooked:
+            wrapped.step()
+        else:
+            wrapped._on_before_step()
+            wrapped.optimizer.step()
+            wrapped._on_after_step()
+
     def walk_back(self, roots: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
         """One walk back through the graphs of all roots: losses, or smashed data with their cut gradients.
 
-        Lightning's way costs a third of a small server step. Its hooks are all it adds at the precisions we admit, none of
-        which scales a loss, so it is taken only when somebody has filled one in.
+        Hooks are all that Lightning's way adds at the precisions we admit, none of which scales a loss, and they cost a
+        third of a small server step; so it is taken only when somebody fills one in.
         """
         if self.backward_hooked:
             self.manual_backward(roots[0], roots, gradients)
@@ -226,43 +229,3 @@ class SplitModule(PersistentModule):
     def backward(self, loss: Tensor, roots: Sequence[Tensor], gradients: Sequence[Tensor] | None) -> None:
         """Lightning's hook behind `manual_backward`."""
         torch.autograd.backward(roots, gradients)
-
-    # --- evaluation -------------------------------------------------------------------------------------------------
-
-    def on_evaluation_start(self, dataset: str) -> None:
-        """Fresh metrics; `dataset` names the rows they are about and becomes the tag's first part."""
-        classes = self.data.num_classes
-        self.meters: dict[str, Metric] = {
-            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro").to(self.device),
-            f"{dataset}/loss": MeanMetric().to(self.device),
-        }
-
-    def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Feed one batch (inputs, labels) to the metrics."""
-        x, labels = batch
-        logits = self(x)
-        accuracy, loss = self.meters.values()
-        accuracy.update(logits.flatten(0, -2), labels.flatten())
-        loss.update(self.loss(logits, labels), weight=len(labels))
-
-    def on_validation_epoch_start(self) -> None:
-        self.on_evaluation_start(self.data.eval_set)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=self.trainer.state.fn != "fit")
-
-    def on_test_epoch_start(self) -> None:
-        self.on_evaluation_start("test")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()})
-
-    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Most likely class of each row (or of each position)."""
-        return self(batch).argmax(-1)

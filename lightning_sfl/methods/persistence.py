@@ -29,7 +29,12 @@ class PersistentModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: sign the checkpoint."""
-        checkpoint["lightning_sfl"] = {"format": FORMAT, "example": self.example, **self.identity(), **self.data_identity()}
+        checkpoint["lightning_sfl"] = {
+            "format": FORMAT,
+            "example": self.example,
+            **self.identity(),
+            **self.data_identity(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: check the signature; cut the network when no data has done it yet."""

@@ -92,7 +92,7 @@ class Sides(SplitModule):
         self.emit(events.ClientBackward, seen)
         owned = [self.owned(turn.slot) for turn in seen]
         self.guard_step(owned, [turn.client_id for turn in seen], "client", cut_gradients)
-        self.optimizer("client").step()
+        self.step("client")
         for turn in seen:
             self.steps_taken[turn.slot] += 1
         self.emit(events.ClientStep, seen)
@@ -161,7 +161,7 @@ class Sides(SplitModule):
         for turn in stepped:
             self.emit(events.ServerBackward, *turn)
         self.guard_step([[turn.half] for turn in stepped], [c for turn in stepped for c in turn.client_ids], "server")
-        self.optimizer("server").step()
+        self.step("server")
         for turn in stepped:
             self.emit(events.ServerStep, *turn)
 

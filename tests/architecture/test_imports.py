@@ -15,7 +15,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "measures": ({"measures", "core"}, {"torch"}),
     "records": ({"records", "core.errors", "durable"}, {"matplotlib"}),
     "data": ({"data", "core"}, {"torch", "numpy", "lightning", "jsonargparse", "typing_extensions", *OPTIONAL}),
-    "methods": ({"methods", "core"}, {"torch", "numpy", "lightning", "torchmetrics"}),
+    "methods": ({"methods", "core", "__version__"}, {"torch", "numpy", "lightning", "torchmetrics"}),
     "placement": ({"placement", "core"}, {"torch", "lightning"}),
     "callbacks": (
         {"callbacks", "measures", "records", "core"},

@@ -1,0 +1,70 @@
+"""The merged network and how it is judged: on the validation rows every round, on the test rows when asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_sfl.methods.persistence import PersistentModule
+
+
+class EvaluatedModule(PersistentModule):
+    """Logits, loss and accuracy of server half after client half."""
+
+    @property
+    def data(self) -> Any:
+        """The datamodule of the Trainer at hand."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (rows, ..., classes) of the merged network for inputs (rows, ...)."""
+        logits: Tensor = self.server_half(self.client_half(x))
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over all labels: logits (rows, ..., classes), labels (rows, ...)."""
+        return cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+    def on_evaluation_start(self, dataset: str) -> None:
+        """Fresh metrics; `dataset` names the rows they are about and becomes the tag's first part."""
+        classes = self.data.num_classes
+        self.meters: dict[str, Metric] = {
+            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro").to(self.device),
+            f"{dataset}/loss": MeanMetric().to(self.device),
+        }
+
+    def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Feed one batch (inputs, labels) to the metrics."""
+        x, labels = batch
+        logits = self(x)
+        accuracy, loss = self.meters.values()
+        accuracy.update(logits.flatten(0, -2), labels.flatten())
+        loss.update(self.loss(logits, labels), weight=len(labels))
+
+    def on_validation_epoch_start(self) -> None:
+        self.on_evaluation_start(self.data.eval_set)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(
+            {tag: meter.compute() for tag, meter in self.meters.items()}, logger=self.trainer.state.fn != "fit"
+        )
+
+    def on_test_epoch_start(self) -> None:
+        self.on_evaluation_start("test")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()})
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Most likely class of each row (or of each position)."""
+        return self(batch).argmax(-1)
