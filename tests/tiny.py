@@ -119,7 +119,7 @@ def trainer(rounds: int = 1, callbacks: Sequence[L.Callback] = (), **options: An
     quiet = {
         "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
         "num_sanity_val_steps": 0, "use_distributed_sampler": False, "accelerator": "cpu", "devices": 1,
-        "log_every_n_steps": 1,
+        "log_every_n_steps": 1, "limit_val_batches": 0,
     }  # fmt: skip
     return L.Trainer(max_epochs=rounds, callbacks=list(callbacks), **(quiet | options))
 
