@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import lightning_sfl.backbones  # noqa: F401  short names of classes resolve once they are imported
+import lightning_sfl.backbones
 import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
@@ -86,7 +86,7 @@ class SFLCLI(LightningCLI):
             "--resume",
             type=str | None,
             default=None,
-            help="A run's folder: take its config and its newest good checkpoint; fit goes on from there, in that folder.",
+            help="A run's folder: take its config and newest good checkpoint; fit goes on from there, in that folder.",
         )
 
     def before_instantiate_classes(self) -> None:

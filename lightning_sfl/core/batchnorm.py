@@ -1,7 +1,7 @@
 """The one-row rule: batch normalisation that would see a single value per channel uses its running statistics instead.
 
-It holds for either half and for the uncut model alike, and leaves the buffers alone. Were it applied to the server half only,
-SFL-V1 and FedAvg would differ by several hundredths whenever a trailing batch has one row.
+It holds for either half and for the uncut model alike, and leaves the buffers alone. Were it applied to the server
+half only, SFL-V1 and FedAvg would differ by several hundredths whenever a trailing batch has one row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The boundary between the halves: what crosses it is detached, and its bytes are counted by kind and direction.
 
-Whatever leaves the cut layer is called smashed data. It is one tensor, or a tuple of tensors where the cut lies inside a
-block that passes several values on; a tuple is carried whole, with the same row order in every part.
+Whatever leaves the cut layer is called smashed data. It is one tensor, or a tuple of tensors where the cut lies
+inside a block that passes several values on; a tuple is carried whole, with the same row order in every part.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Upload:
 class Reply:
     """What the server has for one client: the gradient of its loss at the cut, and what is sent of it.
 
-    raw: one (rows, ...) tensor per part, as the server's backward left it; sent: the same after the method's own scaling or
-    mixing; logits and logits_gradient: of these rows, kept only when somebody watches.
+    raw: one (rows, ...) tensor per part, as the server's backward left it; sent: the same after the method's own
+    scaling or mixing; logits and logits_gradient: of these rows, kept only when somebody watches.
     """
 
     upload: Upload
@@ -100,7 +100,7 @@ class Boundary:
 
 
 def join(uploads: Sequence[Upload]) -> Smashed:
-    """Received data of several uploads as one batch, in the order given; the parts are fresh leaves that want gradients."""
+    """Smashed data and labels go up: the server gets leaves of its own, without the graph."""
     first = uploads[0].received
     columns = zip(*(parts(upload.received) for upload in uploads), strict=True)
     joined = [torch.cat(column) if len(column) > 1 else column[0].clone() for column in columns]

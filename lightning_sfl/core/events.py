@@ -1,7 +1,9 @@
-"""What the loop tells those who watch it: one record per event, each delivered to the callbacks' method of the same name.
+"""What the loop tells those who watch it: one record per event, each delivered to the callbacks' method of the same
+name.
 
-A callback that defines `on_cut_gradient(module, event)` gets every `CutGradient`; one that does not define it costs nothing.
-Modules and gradients in the records are live: watchers read them, never write, and copy what they want to keep.
+A callback that defines `on_cut_gradient(module, event)` gets every `CutGradient`; one that does not define it costs
+nothing. Modules and gradients in the records are live: watchers read them, never write, and copy what they want to
+keep.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ class ClientStart:
 class CutGradient:
     """What one client is about to backpropagate.
 
-    raw, sent: one tensor per part of the cut, each (rows, ...): as the server's backward left it, and as it was sent back.
-    logits, logits_gradient: (rows, ..., classes) of these rows at the server; labels: what they were compared with.
-    rows: the client's own rows in this step; replayed: further rows of others mixed into its loss.
+    raw, sent: one tensor per part of the cut, each (rows, ...): as the server's backward left it, and as it was sent
+    back. logits, logits_gradient: (rows, ..., classes) of these rows at the server; labels: what they were compared
+    with. rows: the client's own rows in this step; replayed: further rows of others mixed into its loss.
     """
 
     handler: ClassVar[str] = "on_cut_gradient"
@@ -59,7 +61,7 @@ class CutGradient:
 
 @dataclass(frozen=True)
 class Turn:
-    """One client's part in one local step: its half, its private server copy (or None), and how many rows it trains on."""
+    """One client's part in one local step: its half, its private server copy or None, and its number of rows."""
 
     slot: int
     client_id: int

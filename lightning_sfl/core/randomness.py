@@ -1,8 +1,9 @@
 """Random streams keyed on what they are for, so that no draw depends on the order of execution.
 
-Every draw of a run comes from the key (seed, purpose, round, client, step). Two methods with the same seed therefore see
-the same participants and batches, a resumed run needs no saved generator, and the number of processes does not matter.
-NumPy's Philox takes the whole 128-bit hash of the key; torch's CPU generator would look at the low 32 bits only.
+Every draw of a run comes from the key (seed, purpose, round, client, step). Two methods with the same seed therefore
+see the same participants and batches, a resumed run needs no saved generator, and the number of processes does not
+matter. NumPy's Philox takes the whole 128-bit hash of the key; torch's CPU generator would look at the low 32 bits
+only.
 """
 
 from __future__ import annotations

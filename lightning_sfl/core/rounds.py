@@ -20,8 +20,9 @@ ClientOrder = Literal["sorted", "selected", "shuffled"]
 class Work:
     """How much a client does in one round.
 
-    batch_size: rows per local step, None for all rows at once; local_epochs: passes over the client's own rows, the last
-    batch of a pass may be short; local_steps, instead of local_epochs: that many batches, passing on as often as needed.
+    batch_size: rows per local step, None for all rows at once; local_epochs: passes over the client's own rows, the
+    last batch of a pass may be short; local_steps, instead of local_epochs: that many batches, passing on as often as
+    needed.
     """
 
     batch_size: int | None
@@ -105,7 +106,7 @@ def draw_batches(seed: int, index: int, client: int, rows: np.ndarray, work: Wor
 
 
 class Feed:
-    """Hands out the tensors of a plan's batches; rows of one slot are gathered in few large strokes, not batch by batch."""
+    """Hands out the tensors of a plan's batches; rows of one slot are gathered in few large strokes."""
 
     def __init__(self, population: Population, plan: Plan, ahead_rows: int = 4096) -> None:
         self.population = population

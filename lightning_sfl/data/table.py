@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def draw_classes(population: Population, num_classes: int, path: str | Path, max
     figure.savefig(path, dpi=150)
 
 
-def _draw_sizes(axes, sizes: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def _draw_sizes(axes: Any, sizes: np.ndarray) -> None:
     axes.bar(range(len(sizes)), sizes, color=_GREY, width=0.7)
     axes.axhline(np.median(sizes), color="black", linewidth=0.8, linestyle="--")
     beside = axes.get_yaxis_transform()
@@ -86,7 +87,7 @@ def _draw_sizes(axes, sizes: np.ndarray) -> None:  # type: ignore[no-untyped-def
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_discs(axes, table: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def _draw_discs(axes: Any, table: np.ndarray) -> None:
     client, label = np.nonzero(table)
     largest, area = max(int(table.max()), 1), (0.27 * 72) ** 2
     axes.scatter(client, label, s=area * table[client, label] / largest, color=_BLUE, linewidths=0)
@@ -98,7 +99,7 @@ def _draw_discs(axes, table: np.ndarray) -> None:  # type: ignore[no-untyped-def
     axes.grid(color="0.92", linewidth=0.6)
 
 
-def _draw_cells(figure, axes, table: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def _draw_cells(figure: Any, axes: Any, table: np.ndarray) -> None:
     # The square root keeps small counts visible beside the largest one; zero stays white.
     shade = np.ma.masked_equal(table.T, 0)
     ticks = np.unique(np.round(max(int(table.max()), 1) * np.array([0.01, 0.1, 0.25, 0.5, 1])).astype(int))

@@ -35,7 +35,7 @@ from lightning_sfl.methods.sides import Sides
 
 
 class SplitMethod(Sides):
-    """Base of all methods: subclasses fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
+    """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
 
     # --- what a method says -----------------------------------------------------------------------------------------
 

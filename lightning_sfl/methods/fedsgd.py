@@ -1,7 +1,7 @@
 """FedSGD: every client sends the gradient of its whole local loss, and the server takes one step with their average.
 
-H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Aguera y Arcas, "Communication-Efficient Learning of Deep Networks from
-Decentralized Data", AISTATS 2017, section 2. With plain SGD it is FedAvg with one full-batch local step.
+H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Aguera y Arcas, "Communication-Efficient Learning of Deep Networks
+from Decentralized Data", AISTATS 2017, section 2. With plain SGD it is FedAvg with one full-batch local step.
 
     each client k:  g_k <- gradient of its mean loss at w
     w <- one server step with sum_k (n_k / n) g_k

@@ -1,7 +1,7 @@
 """MiniBatch-SFL: the server takes one step on the clients' joined batches, the giant mini-batch.
 
-C. Huang, G. Tian, M. Tang, "When MiniBatch SGD Meets SplitFed Learning: Convergence Analysis and Performance Evaluation",
-arXiv 2308.11953 (2023), equation 3.
+C. Huang, G. Tian, M. Tang, "When MiniBatch SGD Meets SplitFed Learning: Convergence Analysis and Performance
+Evaluation", arXiv 2308.11953 (2023), equation 3.
 
     for each step e:  every client i uploads a batch of B_i rows
                       server: one step on the mean loss over all sum B rows

@@ -15,8 +15,8 @@ FORMAT = 1
 class PersistentModule(L.LightningModule):
     """Keeps the slots out of checkpoints and refuses what another method, cut or partition wrote.
 
-    Between rounds every slot is about to be overwritten, so a checkpoint holds the merged halves only and does not depend on
-    how many participants, or processes, there were.
+    Between rounds every slot is about to be overwritten, so a checkpoint holds the merged halves only and does not
+    depend on how many participants, or processes, there were.
     """
 
     def identity(self) -> dict[str, Any]:

@@ -135,8 +135,8 @@ class Sides(SplitModule):
     def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
         """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
 
-        Each group is one joined batch through the server half of its first slot, so several groups make sense only where
-        slots have private copies. Cut gradients are with respect to the server half before the step.
+        Each group is one joined batch through the server half of its first slot, so several groups make sense only
+        where slots have private copies. Cut gradients are with respect to the server half before the step.
         """
         served = [self.forward_server(uploads) for uploads in groups]
         losses = [loss for _, _, loss in served]
