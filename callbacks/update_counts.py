@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sfl.callbacks.starts import Visits, copied, difference, square
 from lightning_sfl.callbacks.watcher import Watcher
@@ -40,7 +40,7 @@ class UpdateCounts(Watcher):
         self.branches: set[int] = set()
         self.start: list[Tensor] = []
         self.move: Tensor | None = None
-        self.at: dict[int, list[Tensor]] = {}
+        self.at: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         self.lengths: list[Tensor] = []
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
@@ -50,13 +50,17 @@ class UpdateCounts(Watcher):
         if self.due(event.round):
             self.start = copied(event.server_half)
             if self.server_path:
-                self.at[id(event.server_half)] = [tensor.clone() for tensor in self.start]
+                self._follow(event.server_half)
 
     def on_client_start(self, module: Any, event: ClientStart) -> None:
         """A visit begins."""
         self.visits.start(event.slot, event.client_id)
         if self.server_path and event.server_half is not None and self.due(event.round):
-            self.at[id(event.server_half)] = copied(event.server_half)
+            self._follow(event.server_half)
+
+    def _follow(self, half: nn.Module) -> None:
+        """Keep a server half's parameters, live, beside what they are now."""
+        self.at[id(half)] = (trainable(half), copied(half))
 
     def on_cut_gradient(self, module: Any, event: CutGradient) -> None:
         """Rows of others that were mixed in."""
@@ -79,9 +83,8 @@ class UpdateCounts(Watcher):
         self.counts["server_steps"] += 1
         self.counts["samples_server"] += event.rows
         self.branches.add(event.branch)
-        before = self.at.get(id(event.server_half))
-        if before:
-            now = trainable(event.server_half)
+        now, before = self.at.get(id(event.server_half), ([], []))
+        if now:
             self.lengths.append(square(difference(now, before)))
             torch._foreach_copy_(before, now)
 

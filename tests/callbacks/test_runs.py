@@ -9,16 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sfl.callbacks import FirstScreen, RoundProgress, RoundRecord, default_callbacks
 from lightning_sfl.methods import SFL, FedAvg
 from lightning_sfl.records.round_log import read_rounds
-from tests.tiny import METHODS, build, differing, network, rows, sgd, trainer, whole
+from tests import tiny
+from tests.tiny import METHODS, build, differing, network, rows, sgd, whole
+
+# The CSV logger warns that it will delete its old file: the rounds in it are given back.
+pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty")
 
 OPTIONS: dict[str, Any] = {"participants": 2, "batch_size": 2, "server_optimizer": sgd(0.1, 0.9)}
+
+
+def trainer(rounds: int, callbacks: list[Callback], **options: Any) -> Trainer:
+    return tiny.trainer(rounds, callbacks, **({"limit_val_batches": 1.0} | options))
 
 
 def run(folder: Path, rounds: int, resume: Path | None = None, tensorboard: bool = False, **options: Any) -> None:
@@ -124,7 +133,7 @@ def test_one_plain_line_per_round(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_terminal_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = RoundProgress(live=True)
-    fit = trainer(2, [progress], enable_progress_bar=True, default_root_dir=tmp_path)
+    fit = trainer(2, [progress], enable_progress_bar=True, logger=[CSVLogger(tmp_path)])
     method = build(SFL, network(), **OPTIONS)
     fit.fit(method, rows())
     shown = capsys.readouterr().out
