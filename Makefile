@@ -28,10 +28,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c .venv/constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(READY) ## train the demo (about a minute) and say where to look
+demo: $(READY) ## train SFL on handwritten digits, test it, and say where to look
 	$(BIN)/python train.py fit --config configs/experiments/demo.yaml
+	$(BIN)/python train.py test --resume runs/sfl
 	@echo
-	@echo 'Curves: $(BIN)/tensorboard --logdir runs'
+	@echo 'Look at it: $(BIN)/tensorboard --logdir runs'
 
 test: $(READY) ## the quick tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow'

@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import lightning_sfl.backbones
 import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
+from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
 from lightning_sfl.commands import show_cuts, show_partition, write_predictions
 from lightning_sfl.config_errors import explain, one_line
@@ -123,6 +124,7 @@ class SFLCLI(LightningCLI):
             settings.callbacks = [*(settings.callbacks or []), KeepBest(), callbacks.FirstScreen()]
         else:
             kwargs["logger"] = False
+            self.save_config_callback = None
         if settings.enable_progress_bar is not False:
             settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
@@ -177,20 +179,6 @@ def checked_seed(seed: int | bool) -> int:
     """The run's seed; True would draw one that no record could repeat."""
     require(not isinstance(seed, bool) and 0 <= seed < 2**32, "seed_everything", seed, "an integer from 0 to 2**32 - 1")
     return seed
-
-
-def resolved(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the config of the run that `--resume` names put in front."""
-    expanded = [
-        piece for argument in arguments for piece in argument.split("=", 1 if argument.startswith("--resume=") else 0)
-    ]
-    if "--resume" not in expanded:
-        return list(arguments)
-    place = expanded.index("--resume")
-    folder = Path(expanded[place + 1]) if place + 1 < len(expanded) else Path()
-    config = folder / "config.yaml"
-    require(config.is_file(), "resume", str(folder), "the folder of a run, which holds its config.yaml")
-    return [expanded[0], f"--config={config}", *expanded[1:]]
 
 
 def fail(message: str, code: int = 2) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from torch import Tensor
 
 from lightning_sfl.core.split import cuts
 from lightning_sfl.data.table import class_table, draw_classes, format_table
@@ -40,7 +39,7 @@ def show_partition(data: Any, folder: Path) -> None:
     click.echo(f"wrote {folder / 'classes_per_client.png'} and {folder / 'manifest.json'}")
 
 
-def write_predictions(batches: Iterable[Tensor], folder: Path) -> None:
+def write_predictions(batches: Iterable[Any], folder: Path) -> None:
     """One line per test row: its number and the most likely class (classes of all positions, for sequences)."""
     path = folder / "predictions.csv"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ class Boundary:
 
 
 def join(uploads: Sequence[Upload]) -> Smashed:
-    """Smashed data and labels go up: the server gets leaves of its own, without the graph."""
+    """Received data of several uploads as one batch, in this order; its parts are fresh leaves that want gradients."""
     first = uploads[0].received
     columns = zip(*(parts(upload.received) for upload in uploads), strict=True)
     joined = [torch.cat(column) if len(column) > 1 else column[0].clone() for column in columns]
