@@ -231,6 +231,7 @@ def quiet_warnings() -> None:
         "intended to run from within Python",
         "LeafSpec.*is deprecated",
         "callbacks used to create",
+        "dirpath has changed",
     )
     for note in notes:
         warnings.filterwarnings("ignore", message=f".*{note}.*")

@@ -60,5 +60,7 @@ class Population:
 
 
 def as_input(x: Tensor) -> Tensor:
-    """What a model is fed: bytes become floats in [0, 1] of the default dtype; all else passes as it is."""
-    return x.to(torch.get_default_dtype()).div_(255) if x.dtype == torch.uint8 else x
+    """What a model is fed: bytes become floats in [0, 1], floats take the default dtype, integers pass as they are."""
+    if x.dtype == torch.uint8:
+        return x.to(torch.get_default_dtype()).div_(255)
+    return x.to(torch.get_default_dtype()) if x.is_floating_point() else x

@@ -45,6 +45,11 @@ class EvaluatedModule(PersistentModule):
         accuracy.update(logits.flatten(0, -2), labels.flatten())
         loss.update(self.loss(logits, labels), weight=len(labels))
 
+    def log_meters(self) -> None:
+        """Hand the metrics to Lightning; in training the round's record takes them to the loggers, with the round as x."""
+        to_loggers = self.trainer.state.fn != "fit" and bool(self.trainer.loggers)
+        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=to_loggers)
+
     def on_validation_epoch_start(self) -> None:
         self.on_evaluation_start(self.data.eval_set)
 
@@ -52,9 +57,7 @@ class EvaluatedModule(PersistentModule):
         self.evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(
-            {tag: meter.compute() for tag, meter in self.meters.items()}, logger=self.trainer.state.fn != "fit"
-        )
+        self.log_meters()
 
     def on_test_epoch_start(self) -> None:
         self.on_evaluation_start("test")
@@ -63,7 +66,7 @@ class EvaluatedModule(PersistentModule):
         self.evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()})
+        self.log_meters()
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Most likely class of each row (or of each position)."""
