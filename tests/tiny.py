@@ -132,7 +132,10 @@ def fit(
     resume: Path | None = None,
     **options: Any,
 ) -> SplitMethod:
-    trainer(rounds, callbacks, **options).fit(method, rows() if data is None else data, ckpt_path=resume)
+    data = rows() if data is None else data
+    if data.population.x.dtype == torch.float64:
+        options["precision"] = "64-true"
+    trainer(rounds, callbacks, **options).fit(method, data, ckpt_path=resume)
     return method
 
 
