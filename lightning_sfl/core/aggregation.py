@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -28,7 +28,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
 def weighted_average(
     states: Sequence[State],
     weights: Sequence[float],
-    buffers: Sequence[str] = (),
+    buffers: Collection[str] = (),
     buffer_policy: BufferPolicy = "average",
 ) -> State:
     """Average of the states, summed in the order given.

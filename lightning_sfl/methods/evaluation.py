@@ -46,7 +46,7 @@ class EvaluatedModule(PersistentModule):
         loss.update(self.loss(logits, labels), weight=len(labels))
 
     def log_meters(self) -> None:
-        """Hand the metrics to Lightning; in training the round's record takes them to the loggers, with the round as x."""
+        """Hand the metrics to Lightning; in training the round's record takes them to the loggers."""
         training = self.trainer.state.fn == "fit"
         self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=not training)
 
