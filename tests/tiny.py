@@ -28,7 +28,8 @@ CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg",
 
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {
-    FedAvg: {"server_optimizer", "server_scheduler", "server_clip"},
+    FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
 }
 
