@@ -46,12 +46,14 @@ class Balancing:
     rounding: Rounding = "floor"
     allow_missing_labels: bool = False
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Balancing:
+        """The same, when its values are allowed; parsers would bury the error if the constructor raised it."""
         strategies, roundings = get_args(Strategy), get_args(Rounding)
         require(self.strategy in strategies, "balancing.strategy", self.strategy, f"one of {strategies}")
         fits = self.target in ("mean", "median") or (type(self.target) is int and self.target >= 1)
         require(fits, "balancing.target", self.target, "mean, median, or an integer >= 1")
         require(self.rounding in roundings, "balancing.rounding", self.rounding, f"one of {roundings}")
+        return self
 
     def amounts(self, counts: np.ndarray) -> np.ndarray:
         """Rows to use, (clients, classes), from rows there are."""

@@ -40,7 +40,8 @@ class GradientShuffle:
     average_weight: float = 0.5
     adaptive_beta: float = 2.0
 
-    def __post_init__(self) -> None:
+    def checked(self) -> GradientShuffle:
+        """The same, when its values are allowed; parsers would bury the error if the constructor raised it."""
         strategies, targets = get_args(Strategy), get_args(Target)
         require(self.strategy in strategies, "gradient_shuffle.strategy", self.strategy, f"one of {strategies}")
         require(self.target in targets, "gradient_shuffle.target", self.target, f"one of {targets}")
@@ -48,6 +49,7 @@ class GradientShuffle:
         require(fits, "gradient_shuffle.average_weight", self.average_weight, "a number from 0 to 1")
         fits = math.isfinite(self.adaptive_beta)
         require(fits, "gradient_shuffle.adaptive_beta", self.adaptive_beta, "a finite number")
+        return self
 
     def __call__(
         self, slices: Sequence[Parts], labels: Sequence[Tensor], num_classes: int, rng: np.random.Generator

@@ -98,8 +98,8 @@ class LabelAware(Selector, Memory):
                 return chosen
         raise ConfigError(
             f"LabelAware found no {participants} to {self.most(participants)} participants for round {round} that hold "
-            f"all {self.num_classes} classes often enough for {self.joint_rows} rows a step: try more participants, "
-            "smaller batches, or a more even partition"
+            f"all {self.num_classes} classes often enough for joint batches of {self.joint_rows} rows: try more "
+            "participants, another batch size, or a more even partition"
         )
 
     def _seldom(self, round: int) -> np.ndarray:

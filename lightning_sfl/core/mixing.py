@@ -43,13 +43,15 @@ class SmashMix:
     unequal: Unequal = "skip"
     update_bn: bool = True
 
-    def __post_init__(self) -> None:
+    def checked(self) -> SmashMix:
+        """The same, when its values are allowed."""
         require(0 <= self.ratio < math.inf, "smashmix.ratio", self.ratio, "a finite number >= 0")
         known = get_args(Distribution)
         require(self.distribution in known, "smashmix.distribution", self.distribution, f"one of {known}")
         require(0 < self.alpha < math.inf, "smashmix.alpha", self.alpha, "a finite number > 0")
         require(0 <= self.loss_weight < math.inf, "smashmix.loss_weight", self.loss_weight, "a finite number >= 0")
         require(self.unequal in get_args(Unequal), "smashmix.unequal", self.unequal, f"one of {get_args(Unequal)}")
+        return self
 
     def draw(self, sizes: Sequence[int], rng: np.random.Generator) -> list[tuple[int, int, float]]:
         """(one, other, share of one) for all pairs that can be mixed, given the clients' batch sizes."""
@@ -79,10 +81,12 @@ class GradMix:
     reduce: Reduce = "sum"
     members: Members = "each_step"
 
-    def __post_init__(self) -> None:
+    def checked(self) -> GradMix:
+        """The same, when its values are allowed."""
         require(0 <= self.phi <= 1, "gradmix.phi", self.phi, "a number from 0 to 1")
         require(self.reduce in get_args(Reduce), "gradmix.reduce", self.reduce, f"one of {get_args(Reduce)}")
         require(self.members in get_args(Members), "gradmix.members", self.members, f"one of {get_args(Members)}")
+        return self
 
 
 def share_of(count: int, ratio: float) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 def usage_bin(uses: int | np.ndarray) -> np.ndarray:
     """The bin of a use counter: 0, 1, 2-3, 4-7, 8-15, ..., named by its smallest number."""
     counters = np.asarray(uses, dtype=np.int64)
-    exponents = np.frexp(np.maximum(counters, 1))[1] - 1
-    return np.where(counters > 0, np.left_shift(1, exponents), 0)
+    exponents = np.frexp(np.maximum(counters, 1))[1].astype(np.int64) - 1
+    return np.where(counters > 0, np.left_shift(np.int64(1), exponents), 0)
 
 
 def bins_of(uses: np.ndarray) -> dict[int, int]:

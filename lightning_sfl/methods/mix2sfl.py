@@ -58,7 +58,7 @@ class Mix2SFL(SplitMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, cut_layer, weighting=weighting, **kwargs)
-        self.smashmix, self.gradmix = smashmix, gradmix
+        self.smashmix, self.gradmix = smashmix.checked(), gradmix.checked()
 
     def plan(self, index: int) -> Plan:
         clients = self.participants_of(index)

@@ -74,7 +74,8 @@ class USFL(SplitMethod):
         require(size is None or size >= 1, "server_batch_size", size, allowed)
         require(batch_schedule in ("dynamic", "fixed"), "batch_schedule", batch_schedule, "dynamic or fixed")
         self.server_batch_size, self.batch_schedule = server_batch_size, batch_schedule
-        self.additional_epochs, self.balancing, self.gradient_shuffle = additional_epochs, balancing, gradient_shuffle
+        self.additional_epochs = additional_epochs
+        self.balancing, self.gradient_shuffle = balancing.checked(), gradient_shuffle.checked()
         self.scale_client_gradient = scale_client_gradient
         if scale_server_lr:
             optimizer, scheduler = self.factories["server"]
