@@ -24,26 +24,26 @@ from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
 from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, write_predictions
 from lightning_sfl.config_checks import check_nulls, check_trainer
-from lightning_sfl.config_errors import RefusedOptions, explain, options_of
+from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
 from lightning_sfl.config_words import one_line
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.parser import OneLineParser, fail
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
+ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
+fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
+ones overriding earlier ones, or are given as --name value. `doctor` examines the installation and says what to mend."""
+ABOUT_COMMANDS = {
+    "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
+    "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",
+    "test": "Judge a checkpoint on the test rows: --resume a run, or --ckpt_path and the run's config.",
+    "predict": "Write the most likely class of every test row to predictions.csv.",
+}
 INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
-
-
-class OneLineParser(LightningArgumentParser):
-    """Parser whose errors are one line and exit code 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Say what is wrong, without the usage text; parsers of inner classes leave that to the outermost."""
-        if not self.exit_on_error:
-            raise RefusedOptions(message, options_of(self)) from ex
-        fail(explain(message, ex, self))
 
 
 class SFLCLI(LightningCLI):
@@ -54,6 +54,11 @@ class SFLCLI(LightningCLI):
         """Commands and the arguments of the Trainer's method that the config supplies."""
         own = {"cuts": {"model", "datamodule"}, "partition": {"model", "datamodule"}}
         return {**LightningCLI.subcommands(), **own}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed of everything."""
+        text = "All draws of the run follow from it: held-out rows, partition, first weights, participants, batches."
+        parser.add_argument("--seed_everything", type=int, default=0, help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for data and model, and a config key for each default callback."""
@@ -90,6 +95,8 @@ class SFLCLI(LightningCLI):
         settings = self.config[self.subcommand]
         check_trainer(settings.trainer)
         check_nulls(settings)
+        unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
+        require(not unsafe, "weights_only", False, "true or null: anything else would run code from the checkpoint")
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a constructor's complaint is the user's one line, anything else is ours."""
@@ -176,16 +183,10 @@ def shown(path: str) -> str:
     return min(str(Path(path)), os.path.relpath(path), key=len)
 
 
-def checked_seed(seed: int | bool) -> int:
-    """The run's seed; True would draw one that no record could repeat."""
-    require(not isinstance(seed, bool) and 0 <= seed < 2**32, "seed_everything", seed, "an integer from 0 to 2**32 - 1")
+def checked_seed(seed: int) -> int:
+    """The run's seed, in the range that NumPy and Lightning take."""
+    require(0 <= seed < 2**32, "seed_everything", seed, "an integer from 0 to 2**32 - 1")
     return seed
-
-
-def fail(message: str, code: int = 2) -> None:
-    """End with one line on the error stream."""
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -213,18 +214,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
+    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
+    for command, about in ABOUT_COMMANDS.items():
+        strict[command]["description"] = about
     return SFLCLI(
         SplitMethod,
         FederatedData,
         subclass_mode_model=True,
         trainer_class=CommandTrainer,
         trainer_defaults=DEFAULTS,
-        seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
-        parser_kwargs={"allow_abbrev": False, **strict},
+        parser_kwargs={"allow_abbrev": False, "description": ABOUT, **strict},
         args=resolved(arguments),
     )
 

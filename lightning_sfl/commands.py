@@ -15,7 +15,10 @@ from lightning_sfl.data.table import class_table, draw_classes, format_table
 
 
 class CommandTrainer(Trainer):
-    """Lightning's Trainer with the names of our own commands; SFLCLI carries them out."""
+    """Lightning's Trainer: rounds (max_epochs), precision, device, folder of the runs, callbacks of your own.
+
+    It has the names of our own commands, too; SFLCLI carries them out.
+    """
 
     def cuts(self, model: Any, datamodule: Any) -> None:
         """List the layers after which the network can be cut.

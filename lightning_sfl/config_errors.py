@@ -178,7 +178,8 @@ def unknown_class(found: re.Match[str], key: str, complaint: Complaint) -> str:
 def no_class(name: str, key: str) -> str:
     """The nearest short name, and all there are."""
     kind = kind_of(key)
-    return f"{key}: no {kind.noun} called {name!r}; {nearest(name, kind.names())}{remedy(kind)}"
+    line = f"no {kind.noun} called {name!r}; {nearest(name, kind.names())}{remedy(kind)}"
+    return f"{key}: {line}" if key else line
 
 
 def not_a_class(found: re.Match[str], key: str, complaint: Complaint) -> str:
