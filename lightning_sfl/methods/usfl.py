@@ -67,6 +67,8 @@ class USFL(SplitMethod):
         weighting: Literal["rows", "samples", "uniform", "label_capped"] = "rows",
         **kwargs: Any,
     ) -> None:
+        known = ("rows", "samples", "uniform", "label_capped")
+        require(weighting in known, "weighting", weighting, f"one of {known}")
         weights_of_base = "samples" if weighting == "label_capped" else weighting
         super().__init__(backbone, cut_layer, weighting=weights_of_base, **kwargs)
         self.label_capped = weighting == "label_capped"

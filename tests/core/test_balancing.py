@@ -36,7 +36,6 @@ def test_integers_do_not_misfloor() -> None:
     assert balance_counts(np.array([[15, 9], [7, 9]]), "target", 0)[0, 0] == 0
 
 
-
 def test_class_totals_stay_within_their_bounds() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):

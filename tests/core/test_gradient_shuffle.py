@@ -76,7 +76,9 @@ def test_adaptive_alpha_is_one_number_a_row() -> None:
 
 def test_zero_gradients_stay_finite() -> None:
     shuffle = GradientShuffle("average_adaptive_alpha")
-    assert shuffle([(torch.zeros(2, 3),)], [torch.zeros(2, dtype=torch.int64)], 1, rng())[0][0].tolist() == [[0.0] * 3] * 2
+    assert (
+        shuffle([(torch.zeros(2, 3),)], [torch.zeros(2, dtype=torch.int64)], 1, rng())[0][0].tolist() == [[0.0] * 3] * 2
+    )
 
 
 def test_a_tuple_is_shuffled_by_the_same_order_or_only_in_its_first_part() -> None:

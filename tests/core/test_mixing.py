@@ -17,7 +17,13 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def test_shares_do_not_misfloor() -> None:
-    assert [share_of(10, 0.5), share_of(3, 0.5), share_of(100, 0.29), share_of(10, 0.2), share_of(4, 0.0)] == [5, 1, 29, 2, 0]
+    assert [share_of(10, 0.5), share_of(3, 0.5), share_of(100, 0.29), share_of(10, 0.2), share_of(4, 0.0)] == [
+        5,
+        1,
+        29,
+        2,
+        0,
+    ]
 
 
 def test_everybody_gets_as_many_distinct_partners() -> None:
