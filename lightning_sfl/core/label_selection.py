@@ -73,7 +73,7 @@ class LabelAware(Selector, Memory):
         self.sizes = self.counts.sum(axis=1)
         self.num_classes, self.joint_rows = num_classes, step_rows or 0
         self.window = population.num_clients // participants
-        self.uses = self.uses.new_zeros(len(self.labels))
+        self.uses, self.picks = self.uses.new_zeros(len(self.labels)), self.picks.new_zeros(0, 2)
 
     def most(self, participants: int) -> int:
         return max(participants, self.max_participants or 2 * participants)

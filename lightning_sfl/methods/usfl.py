@@ -72,8 +72,8 @@ class USFL(SplitMethod):
         weights_of_base = "samples" if weighting == "label_capped" else weighting
         super().__init__(backbone, cut_layer, weighting=weights_of_base, **kwargs)
         self.label_capped = weighting == "label_capped"
-        size, allowed = server_batch_size, "an integer >= 1, or null"
-        require(size is None or size >= 1, "server_batch_size", size, allowed)
+        enough = server_batch_size is None or server_batch_size >= 1
+        require(enough, "server_batch_size", server_batch_size, "an integer >= 1, or null")
         require(batch_schedule in ("dynamic", "fixed"), "batch_schedule", batch_schedule, "dynamic or fixed")
         self.server_batch_size, self.batch_schedule = server_batch_size, batch_schedule
         self.additional_epochs = additional_epochs
@@ -102,7 +102,8 @@ class USFL(SplitMethod):
         return self.server_batch_size or super().step_rows
 
     def plan(self, index: int) -> Plan:
-        clients = sorted(self.participants_of(index))
+        chosen = self.participants_of(index)
+        clients = sorted(chosen)
         amounts = self.balancing.amounts(self.counts[clients])
         schedule, epochs = self.schedule_of(amounts.sum(axis=1).tolist(), int(self.counts[clients].sum()))
         columns, sweeps = list(zip(*schedule, strict=True)), []
@@ -113,7 +114,7 @@ class USFL(SplitMethod):
                 for i, client in enumerate(clients)
             }
             sweeps += [{client: passes[client][sweep] for client in clients} for sweep in range(len(schedule))]
-        ordered = in_order(clients, self.client_order, self.seed, index)
+        ordered = in_order(chosen, self.client_order, self.seed, index)
         return plan_sweeps(index, ordered, sweeps[: self.work.local_steps])
 
     def schedule_of(self, sizes: list[int], held: int) -> tuple[list[list[int]], int]:

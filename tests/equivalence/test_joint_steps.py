@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lightning_sfl.core.balancing import Balancing
 from lightning_sfl.core.events import CutGradient
+from lightning_sfl.core.gradient_shuffle import GradientShuffle
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.methods import SFL, USFL, Centralized, MiniBatchSFL, Mix2SFL, SplitMethod
+from tests.equivalence.test_one_client import forked
 from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, sgd, whole
 
 NONE = Balancing("none")
@@ -97,3 +99,34 @@ def test_no_data_balance_at_equal_classes() -> None:
         for strategy in ("none", "trimming", "replication", "target")
     ]
     assert [differing(states[0], other) for other in states[1:]] == [[], [], []]
+
+
+# --- where two tensors cross the cut ----------------------------------------------------------------------------------
+
+
+def tuples(cls: type[SplitMethod], **options: Any) -> list[CutGradient]:
+    recorder = Recorder()
+    options = {"client_optimizer": sgd(0.05), "server_optimizer": sgd(0.05), "batch_size": 4, **options}
+    fit(build(cls, forked(), "lower", **options), rows((8, 8, 8)), 2, [recorder])
+    return recorder.of(CutGradient)
+
+
+def test_tuples_cross_whole() -> None:
+    joint = tuples(MiniBatchSFL, client_gradient_scale="concat_mean", weighting="rows")
+    for others in (tuples(Mix2SFL, **OFF), tuples(USFL, balancing=NONE)):
+        assert len(others) == len(joint)
+        assert all(
+            torch.equal(p, q) for a, b in zip(others, joint, strict=True) for p, q in zip(a.sent, b.sent, strict=True)
+        )
+
+
+def test_tuples_are_mixed_and_shuffled_part_by_part() -> None:
+    for event in tuples(Mix2SFL, smashmix=SmashMix(ratio=1.0), gradmix=GradMix(phi=1.0)):
+        assert [part.shape for part in event.sent] == [part.shape for part in event.raw] == [(4, 8), (4, 8)]
+    for target in ("all", "activation_only"):
+        shuffle = GradientShuffle("random", target)  # type: ignore[arg-type]
+        events = tuples(USFL, balancing=NONE, gradient_shuffle=shuffle, local_steps=1)[:3]
+        raw, sent = ([torch.cat([getattr(e, which)[p] for e in events]) for p in (0, 1)] for which in ("raw", "sent"))
+        order = [raw[0].tolist().index(row) for row in sent[0].tolist()]
+        assert order != sorted(order)
+        assert torch.equal(sent[1], raw[1][order] if target == "all" else raw[1])

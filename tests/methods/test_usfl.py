@@ -278,6 +278,20 @@ def test_label_aware_participants_cover_the_classes() -> None:
     assert method.selection.uses.sum().item() == sum(event.rows for event in recorder.of(ClientEnd))
 
 
+def test_a_selection_that_served_before_begins_anew() -> None:
+    selection = LabelAware(usage="fresh")
+    runs = [run(rows((9, 8, 7, 9)), rounds=4, participants=2, selection=selection, batch_size=2) for _ in range(2)]
+    assert runs[0].losses == runs[1].losses
+
+
+def test_clients_are_met_in_the_order_chosen() -> None:
+    method, recorder = build(USFL, participants=3, client_order="selected"), Recorder()
+    fit(method, rows((4, 4, 4, 4)), 6, [recorder])
+    chosen = [event.participants for event in recorder.of(RoundStart)]
+    assert chosen == method.schedule(6)
+    assert any(list(clients) != sorted(clients) for clients in chosen)
+
+
 def test_what_depends_on_the_past_has_no_schedule() -> None:
     method = USFL(network(), "relu1", participants=2, selection=LabelAware(), batch_size=2)
     fit(method, rows((9, 8, 7)))
