@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sfl.callbacks.rows import Row, copied, copy_into, norms, square, subtract
 from lightning_sfl.callbacks.starts import moved, start_of, update_of
+from lightning_sfl.callbacks.trail import Trail, trail_of
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.aggregation import normalised
 from lightning_sfl.core.errors import require
@@ -22,17 +23,24 @@ from lightning_sfl.records.report import RoundReport
 class Track:
     """One half on its way: where it started, its parameters (live), room to compute in, and the distances seen."""
 
-    def __init__(self, module: nn.Module, start: Row | None = None) -> None:
-        self.now = trainable(module)
-        self.start = copied(self.now) if start is None else start
-        self.room = Row(self.now)
+    def __init__(self, module: nn.Module, start: Row | None = None, trail: Trail | None = None) -> None:
+        self.now, self.trail = trainable(module), trail
+        self.start = start or (trail.start if trail else copied(self.now))
+        self.room = trail.room if trail else Row(self.now)
         self.distances: list[Tensor] = []
         self.steps = 0
 
-    def square_sum(self) -> Tensor:
-        """Sum of the squared distances measured, float64."""
-        known = torch.stack(self.distances) if self.distances else torch.zeros(1)
-        return known.double().square().sum()
+    def due(self, interval: int) -> bool:
+        """Count a step; whether it is one to look at."""
+        self.steps += 1
+        return self.steps % interval == 0 and bool(self.now)
+
+
+def square_sums(tracks: Sequence[Track]) -> list[Tensor]:
+    """For each track the sum of its squared distances, float64."""
+    distances = [distance for track in tracks for distance in track.distances]
+    squares = torch.stack(distances).double().square() if distances else torch.zeros(0, dtype=torch.float64)
+    return [part.sum() for part in squares.split([len(track.distances) for track in tracks])]
 
 
 class Finished:
@@ -83,7 +91,7 @@ class Drift(Watcher):
         if self.due(event.round):
             self.anchors = {
                 "client": Track(event.client_half),
-                "server": Track(event.server_half),
+                "server": Track(event.server_half, trail=trail_of(event, event.server_half)),
             }
             self.servers[id(event.server_half)] = self.anchors["server"]
 
@@ -93,8 +101,9 @@ class Drift(Watcher):
             return
         start = start_of(event)
         self.clients[event.slot] = Track(event.client_half, start.client)
-        if event.server_half is not None and start.server is not None:
-            self.servers[id(event.server_half)] = Track(event.server_half, start.server)
+        if event.server_half is not None:
+            trail = trail_of(event, event.server_half)
+            self.servers[id(event.server_half)] = Track(event.server_half, trail=trail)
 
     @torch.no_grad()
     def on_client_step(self, module: Any, event: ClientStep) -> None:
@@ -112,14 +121,11 @@ class Drift(Watcher):
         track = self.servers.get(id(event.server_half))
         if track is not None:
             self.served.add(id(event.server_half))
-            self._measure([track])
+            if track.due(self.sample_interval) and track.trail is not None:
+                track.distances.append(track.trail.distance(event))
 
     def _measure(self, tracks: Iterable[Track]) -> None:
-        chosen = []
-        for track in tracks:
-            track.steps += 1
-            if track.steps % self.sample_interval == 0 and track.now:
-                chosen.append(track)
+        chosen = [track for track in tracks if track.due(self.sample_interval)]
         if not chosen:
             return
         rooms = [track.room for track in chosen]
@@ -156,8 +162,7 @@ class Drift(Watcher):
         """One float64 vector on the device: the update's square, the residual's, the square sums, the end squares."""
         total = sum(finished.weights)
         residual = update.new_zeros(0) if finished.sum is None or not total else update.double() - finished.sum / total
-        sums = [track.square_sum() for track in finished.tracks]
-        parts = [square(update), square(residual), *sums, *finished.ends]
+        parts = [square(update), square(residual), *square_sums(finished.tracks), *finished.ends]
         return torch.stack([part.to(update.device) for part in parts])
 
     def report(self, module: Any, report: RoundReport) -> None:

@@ -33,7 +33,7 @@ class _Latest:
     made: ClassVar[dict[str, weakref.ref[Any]]] = {}
 
 
-def _shared(event: Any, name: str, make: Callable[[], T]) -> T:
+def shared(event: Any, name: str, make: Callable[[], T]) -> T:
     """What `make` gives, made once for all watchers of this event."""
     if _Latest.event is None or _Latest.event() is not event:
         _Latest.event, _Latest.made = weakref.ref(event), {}
@@ -51,12 +51,12 @@ def start_of(event: ClientStart) -> Start:
         server = None if event.server_half is None else copied(trainable(event.server_half))
         return Start(copied(trainable(event.client_half)), server)
 
-    return _shared(event, "start", make)
+    return shared(event, "start", make)
 
 
 def update_of(event: ClientEnd, start: Row) -> Tensor:
     """How far this client's half has moved, one vector; shared like its start."""
-    return _shared(event, "update", lambda: moved(event.client_half, start))
+    return shared(event, "update", lambda: moved(event.client_half, start))
 
 
 @torch.no_grad()
