@@ -99,6 +99,7 @@ def test_another_size_than_the_first_members_keeps_its_own() -> None:
     assert after[4] is uneven[4]
     assert after[0][0].tolist() == [[3.0, 2.0]] * 2
     assert gradmix(uneven, [4, 0, 3], "sum")[3] is uneven[3]
+    assert gradmix(uneven, [0, 4, 3], "mean")[3][0].tolist() == [[1.5, 1.0]] * 2
 
 
 def test_number_of_members() -> None:
