@@ -73,8 +73,10 @@ class PersistentModule(L.LightningModule):
         return {name: tensor for name, tensor in full.items() if not name.startswith(("slots.", "server_slots."))}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave; the slots stay as they are."""
-        missing = {name: tensor for name, tensor in super().state_dict().items() if name not in self.state_dict()}
+        """Load what `state_dict` gave, but for what another selection remembered; the slots stay as they are."""
+        known = self.state_dict()
+        state_dict = {k: tensor for k, tensor in state_dict.items() if k in known or not k.startswith("selection.")}
+        missing = {name: tensor for name, tensor in super().state_dict().items() if name not in known}
         try:
             return super().load_state_dict({**missing, **state_dict}, strict=strict, assign=assign)
         except RuntimeError as error:
