@@ -58,10 +58,14 @@ class PersistentModule(L.LightningModule):
                 raise CheckpointError(f"the checkpoint has {key}={signed[key]!r}, this run {key}={value!r}")
 
     def _fit_to_slots(self, optimizer_states: list[dict[str, Any]]) -> None:
-        # State is empty between rounds, so only the number of parameters has to follow the number of slots.
-        for state, parameters in zip(optimizer_states, self.trained().values(), strict=True):
-            if not state["state"] and len(state["param_groups"]) == 1:
-                state["param_groups"][0]["params"] = list(range(len(parameters)))
+        for state, (role, parameters) in zip(optimizer_states, self.trained().items(), strict=True):
+            optimizer, schedule = self.build_optimizer(role, parameters)
+            for group, fresh in zip(state["param_groups"], optimizer.param_groups, strict=True):
+                # A checkpoint must not override the settings of this run; a schedule's learning rate is no setting.
+                group.update({k: v for k, v in fresh.items() if k != "params" and (schedule is None or k != "lr")})
+                # State is empty between rounds, so the number of parameters may follow the number of slots.
+                if not state["state"]:
+                    group["params"] = list(range(len(fresh["params"])))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Parameters and buffers of everything but the slots."""
