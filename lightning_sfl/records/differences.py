@@ -1,0 +1,197 @@
+"""Plain sentences on what differs between rows, so that no table mixes dynamics or data silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning_sfl.records.figures import Row
+from lightning_sfl.records.groups import Group, differing, short_keys, shown_value
+from lightning_sfl.records.runs import Run
+
+TOLERANCE = 0.02
+# figure -> how the sentence begins, and what follows from it
+MEASURED = {
+    "scale_rel": (
+        "Gradient scale at the cut (1 is the mean over the client's own batch)",
+        "one client learning rate is several step sizes here",
+    ),
+    "start_distance": ("Distance between the clients' start states", "not all rows start a round from one state"),
+    "server_per_client": ("Server steps per client step", "equal rounds are not equal training of the server half"),
+    "server_per_round": ("Server steps per round", "curves over rounds and over server steps tell different stories"),
+    "client_per_round": ("Client steps per round", "clients do not do the same work in a round"),
+}
+FACTS = {
+    "revision": "Revision of the method",
+    "cut_layer": "Cut layer",
+    "client_parameters": "Parameters of the client half",
+    "server_parameters": "Parameters of the server half",
+    "device": "Device",
+    "threads": "CPU threads",
+    "versions": "Versions",
+}
+WITHIN = ("revision", "versions", "threads", "device")
+
+
+def dynamics(rows: Sequence[Row]) -> list[str]:
+    """One sentence for each measured axis along which rows lie apart by more than two percent."""
+    sentences = []
+    for name, (what, so) in MEASURED.items():
+        values = {row.label: row.figures[name].mean for row in rows}
+        found = clusters(values)
+        if len([value for value, _ in found if value is not None]) > 1:
+            said = "; ".join(f"{number(value)} for {listed(labels)}" for value, labels in found)
+            sentences.append(f"{what} differs: {said}; {so}.")
+        elif len(found) > 1:
+            lacking = next(labels for value, labels in found if value is None)
+            sentences.append(f"{what}: not measured for {listed(lacking)}, {number(found[0][0])} for the other rows.")
+    return sentences
+
+
+def clusters(values: Mapping[str, float | None]) -> list[tuple[float | None, list[str]]]:
+    """Labels with values that are alike, largest value first, labels without a value last."""
+    known = sorted(((v, label) for label, v in values.items() if v is not None), key=lambda pair: -pair[0])
+    found: list[tuple[float | None, list[str]]] = []
+    for value, label in known:
+        head = found[-1][0] if found else None
+        if head is not None and abs(head - value) <= TOLERANCE * abs(head):
+            found[-1][1].append(label)
+        else:
+            found.append((value, [label]))
+    lacking = [label for label, value in values.items() if value is None]
+    return [*found, (None, lacking)] if lacking else found
+
+
+def setup(rows: Sequence[Row]) -> list[str]:
+    """Sentences on everything besides the dynamics that two rows do not share."""
+    groups = [row.group for row in rows]
+    sentences = [
+        *by_seed(groups, "partition", "Partition"),
+        *schedules(groups),
+        *differs("Seeds", groups, lambda g: ", ".join("unknown" if s is None else str(s) for s in g.seeds)),
+        *differs("Number of rounds", groups, lambda g: ", ".join(map(str, sorted({r.rounds for r in g.runs})))),
+        *differs("Rows that curves are on", groups, lambda g: ", ".join(sorted({r.accuracy_tag for r in g.runs}))),
+        *(s for key in ("cut_layer", "client_parameters") for s in differs(FACTS[key], groups, fact(key))),
+        *settings(groups),
+        *(s for key in WITHIN if key != "revision" for s in differs(FACTS[key], groups, fact(key))),
+    ]
+    return [*sentences, *(sentence for one in groups for sentence in within(one))]
+
+
+def within(group: Group) -> list[str]:
+    """What is odd about the runs of one row."""
+    sentences = [f"{group.label}: {note}." for note in group.notes]
+    for run in group.runs:
+        if run.planned is not None and run.rounds < run.planned:
+            sentences.append(f"{group.label}, seed {run.seed}: {run.rounds} of {run.planned} rounds so far.")
+    bare = [str(run.folder) for run in group.runs if not run.manifest]
+    if bare:
+        sentences.append(f"{group.label}: no run.json in {listed(bare)}, so partition and schedule are not known.")
+    if not group.runs[0].config:
+        sentences.append(f"{group.label}: no config.yaml, so its settings are not known.")
+    for key in WITHIN:
+        found = dict.fromkeys(plain(run.manifest.get(key)) for run in group.runs if run.manifest)
+        if len(found) > 1:
+            sentences.append(f"{group.label}: {FACTS[key].lower()} differs between its seeds: {'; '.join(found)}.")
+    return sentences
+
+
+def shared(rows: Sequence[Row]) -> list[str]:
+    """What all rows have in common, in words: the other half of the story."""
+    groups = [row.group for row in rows]
+    same = []
+    if len({one.seeds for one in groups}) == 1:
+        same.append(f"seeds {', '.join(map(str, groups[0].seeds))}")
+    if len({run.rounds for one in groups for run in one.runs}) == 1:
+        same.append(f"{groups[0].runs[0].rounds} rounds")
+    for key, sentences in (("partition", by_seed(groups, "partition", "")), ("client schedule", schedules(groups))):
+        known = all("partition" in run.manifest for one in groups for run in one.runs)
+        if known and not sentences:
+            same.append(f"{key} (per seed)")
+    if len({fact("cut_layer")(one) for one in groups}) == 1 and groups[0].runs[0].manifest:
+        facts = groups[0].runs[0].manifest
+        same.append(f"cut {facts.get('cut_layer')}")
+    return same
+
+
+# --- how sentences are made ------------------------------------------------------------------------------------------
+
+
+def differs(what: str, groups: Sequence[Group], of: Callable[[Group], str]) -> list[str]:
+    """`what differs: A for x, y; B for z.`, or nothing."""
+    found: dict[str, list[str]] = {}
+    for one in groups:
+        found.setdefault(of(one), []).append(one.label)
+    if len(found) < 2:
+        return []
+    return [f"{what} differs: " + "; ".join(f"{value} for {listed(labels)}" for value, labels in found.items()) + "."]
+
+
+def by_seed(groups: Sequence[Group], key: str, what: str) -> list[str]:
+    """Fingerprints are compared seed by seed, since each seed deals anew; the first difference is spelled out."""
+    seeds = sorted({run.seed for one in groups for run in one.runs if run.seed is not None})
+    apart = []
+    for seed in seeds:
+        having = [one for one in groups if seed in one.seeds and key in run_of(one, seed).manifest]
+        apart.append((seed, differs(f"{what}, seed {seed},", having, lambda g, s=seed: run_of(g, s).manifest[key])))  # type: ignore[misc]
+    found = [(seed, sentences[0]) for seed, sentences in apart if sentences]
+    if not found:
+        return []
+    others = [str(seed) for seed, _ in found[1:]]
+    return [found[0][1] + (f" So it does for seed {listed(others)}." if others else "")]
+
+
+def schedules(groups: Sequence[Group]) -> list[str]:
+    """Who took part: by fingerprint where the numbers of rounds are equal, and else by the records of shared rounds."""
+    planned = {run.manifest.get("rounds") for one in groups for run in one.runs}
+    if len(planned) == 1 and None not in planned:
+        return by_seed(groups, "schedule", "Client schedule")
+    sentences = []
+    for seed in sorted({run.seed for one in groups for run in one.runs if run.seed is not None}):
+        having = [one for one in groups if seed in one.seeds]
+        met = [run_of(one, seed).participants() for one in having]
+        rounds = set.intersection(*(set(found) for found in met))
+        if any(len({found[round] for found in met}) > 1 for round in rounds):
+            labels = listed([one.label for one in having])
+            sentences.append(f"Client schedule, seed {seed}, differs: {labels} met different clients.")
+    return sentences[:1]
+
+
+def settings(groups: Sequence[Group]) -> list[str]:
+    """Options that two rows both have, with different values; options only some methods have are theirs to have."""
+    keys = differing(groups)
+    short = short_keys({key for one in groups for key in one.settings})
+    sentences = []
+    for key in keys:
+        having = [one for one in groups if key in one.settings]
+        if key != "trainer.max_epochs":
+            sentences += differs(f"Setting {short[key]}", having, lambda g, k=key: shown_value(g.settings[k]))  # type: ignore[misc]
+    return sentences
+
+
+def run_of(group: Group, seed: int) -> Run:
+    """The run of this seed."""
+    return next(run for run in group.runs if run.seed == seed)
+
+
+def fact(key: str) -> Callable[[Group], str]:
+    """A manifest's entry of a group, all values of its runs."""
+    return lambda one: " or ".join(dict.fromkeys(plain(run.manifest.get(key)) for run in one.runs))
+
+
+def plain(value: Any) -> str:
+    """A fact in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {found}" for name, found in value.items())
+    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return "not measured" if value is None else f"{value:.3g}" if abs(value) < 1e5 else f"{value:.2e}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = list(words)
+    return f"{', '.join(first)} and {last}" if first else last
