@@ -1,4 +1,4 @@
-"""The record of a run: `run.json` at its start; after every round a line in `rounds.jsonl` and a row in every logger."""
+"""The record of a run: `run.json` at its start; after each round a line in `rounds.jsonl` and a row in each logger."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def start(job: Job, program: Sequence[str]) -> bool:
         note = {"digest": job.point.digest, "arguments": list(job.point.arguments)}
         (job.folder / "point.json").write_text(json.dumps(note, indent=1) + "\n")
         with (job.folder / "stdout.txt").open("wb") as out, (job.folder / "stderr.txt").open("wb") as errors:
-            job.process = subprocess.Popen(
+            job.process = subprocess.Popen(  # noqa: S603 - our own program, and a list of arguments
                 job.command(program),
                 stdin=subprocess.DEVNULL,
                 stdout=out,

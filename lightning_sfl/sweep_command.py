@@ -14,7 +14,7 @@ import click
 import yaml
 
 from lightning_sfl.core.errors import ConfigError, require
-from lightning_sfl.one_line import PlainParser, fail, plain_errors
+from lightning_sfl.plain_parser import PlainParser, fail, plain_errors
 from lightning_sfl.sweep import interrupted_by_signals, jobs_of, the_program, train
 from lightning_sfl.sweep_plan import ROUNDS, Sweep, read_sweep
 from lightning_sfl.sweep_screen import Screen

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_sfl.core.errors import require
-from lightning_sfl.one_line import PlainParser, plain_errors
+from lightning_sfl.plain_parser import PlainParser, plain_errors
 from lightning_sfl.records import differences, forms, tables
 from lightning_sfl.records.figures import Row, row_of
 from lightning_sfl.records.folders import run_folders
 from lightning_sfl.records.forms import Table
 from lightning_sfl.records.groups import group
+from lightning_sfl.records.palette import place_of
 from lightning_sfl.records.runs import read_runs
 
 DESCRIPTION = """Compare runs, finished or not: a table in the terminal, and a folder with tables, pictures and a page.
@@ -24,10 +25,10 @@ DESCRIPTION = """Compare runs, finished or not: a table in the terminal, and a f
   train.py compare runs/compare_digits --out comparison
   train.py compare runs/sfl/version_0 runs/fedavg/version_0 --out comparison --last 10 --target 0.9
 
-Runs that differ in nothing but the seed are one row: mean and sample standard deviation over the seeds. Rounds, bytes and
-server steps to the target are read off the best accuracy so far, on straight lines between rounds. What differs between
-rows (partition, client schedule, seeds, settings; and as measured: gradient scale at the cut, start states, steps of both
-sides) is said in plain sentences.
+Runs that differ in nothing but the seed are one row: mean and sample standard deviation over the seeds. Rounds, bytes
+and server steps to the target are read off the best accuracy so far, on straight lines between rounds. What differs
+between rows (partition, client schedule, seeds, settings; and as measured: gradient scale at the cut, start states,
+steps of both sides) is said in plain sentences.
 """
 
 
@@ -47,8 +48,8 @@ def compare(paths: Sequence[str | Path], last: int = 5, target: float = 0.8) -> 
     require(0 < target <= 1, "target", target, "an accuracy above 0 and at most 1")
     runs, empty = read_runs(run_folders(paths))
     require(bool(runs), "runs", " ".join(map(str, paths)), "folders of runs with a finished round")
-    rows = [row_of(one, last, target) for one in group(runs)]
-    sentences = [*differences.dynamics(rows), *differences.setup(rows)] if rows else []
+    rows = [row_of(one, last, target) for one in sorted(group(runs), key=lambda one: place_of(one.method))]
+    sentences = [*differences.dynamics(rows), *differences.setup(rows)]
     short = [row.label for row in rows if row.figures["accuracy"].mean is None]
     if short:
         sentences.append(

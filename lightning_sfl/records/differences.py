@@ -13,22 +13,35 @@ TOLERANCE = 0.02
 # figure -> how the sentence begins, and what follows from it
 MEASURED = {
     "scale_rel": (
-        "Gradient scale at the cut (1 is the mean over the client's own batch)",
+        "Gradient scale at the cut (1 is the mean over the client's own batch) differs",
         "one client learning rate is several step sizes here",
     ),
-    "start_distance": ("Distance between the clients' start states", "not all rows start a round from one state"),
-    "server_per_client": ("Server steps per client step", "equal rounds are not equal training of the server half"),
-    "server_per_round": ("Server steps per round", "curves over rounds and over server steps tell different stories"),
-    "client_per_round": ("Client steps per round", "clients do not do the same work in a round"),
+    "scale_ratio": (
+        "Largest over smallest gradient scale among a row's clients differs",
+        "not all rows treat all clients alike",
+    ),
+    "start_distance": (
+        "Distance between the clients' start states differs",
+        "not all rows start a round from one state",
+    ),
+    "server_per_client": (
+        "Server steps per client step differ",
+        "equal rounds are not equal training of the server half",
+    ),
+    "server_per_round": (
+        "Server steps per round differ",
+        "curves over rounds and over server steps tell different stories",
+    ),
+    "client_per_round": ("Client steps per round differ", "clients do not do the same work in a round"),
 }
 FACTS = {
-    "revision": "Revision of the method",
-    "cut_layer": "Cut layer",
-    "client_parameters": "Parameters of the client half",
-    "server_parameters": "Parameters of the server half",
-    "device": "Device",
-    "threads": "CPU threads",
-    "versions": "Versions",
+    "revision": "Revision of the method differs",
+    "cut_layer": "Cut layer differs",
+    "client_parameters": "Parameters of the client half differ",
+    "server_parameters": "Parameters of the server half differ",
+    "device": "Device differs",
+    "threads": "CPU threads differ",
+    "versions": "Versions differ",
 }
 WITHIN = ("revision", "versions", "threads", "device")
 
@@ -41,10 +54,11 @@ def dynamics(rows: Sequence[Row]) -> list[str]:
         found = clusters(values)
         if len([value for value, _ in found if value is not None]) > 1:
             said = "; ".join(f"{number(value)} for {listed(labels)}" for value, labels in found)
-            sentences.append(f"{what} differs: {said}; {so}.")
-        elif len(found) > 1:
+            sentences.append(f"{what}: {said}; {so}.")
+        elif len(found) > 1 and name != "scale_ratio":
             lacking = next(labels for value, labels in found if value is None)
-            sentences.append(f"{what}: not measured for {listed(lacking)}, {number(found[0][0])} for the other rows.")
+            begun = what.rpartition(" ")[0]
+            sentences.append(f"{begun}: not measured for {listed(lacking)}, {number(found[0][0])} for the other rows.")
     return sentences
 
 
@@ -68,22 +82,36 @@ def setup(rows: Sequence[Row]) -> list[str]:
     sentences = [
         *by_seed(groups, "partition", "Partition"),
         *schedules(groups),
-        *differs("Seeds", groups, lambda g: ", ".join("unknown" if s is None else str(s) for s in g.seeds)),
-        *differs("Number of rounds", groups, lambda g: ", ".join(map(str, sorted({r.rounds for r in g.runs})))),
-        *differs("Rows that curves are on", groups, lambda g: ", ".join(sorted({r.accuracy_tag for r in g.runs}))),
+        *differs("Seeds differ", groups, lambda g: ", ".join("unknown" if s is None else str(s) for s in g.seeds)),
+        *differs("Number of rounds differs", groups, lambda g: ", ".join(map(str, sorted({r.rounds for r in g.runs})))),
+        *differs(
+            "Rows that curves are on differ", groups, lambda g: ", ".join(sorted({r.accuracy_tag for r in g.runs}))
+        ),
         *(s for key in ("cut_layer", "client_parameters") for s in differs(FACTS[key], groups, fact(key))),
         *settings(groups),
         *(s for key in WITHIN if key != "revision" for s in differs(FACTS[key], groups, fact(key))),
     ]
-    return [*sentences, *(sentence for one in groups for sentence in within(one))]
+    return [*sentences, *twins(groups), *(sentence for one in groups for sentence in within(one))]
+
+
+def twins(groups: Sequence[Group]) -> list[str]:
+    """Rows whose accuracy is the same to the last bit in every round: one algorithm under two names, perhaps."""
+    found: dict[tuple[object, ...], list[str]] = {}
+    for one in groups:
+        curves = tuple((run.seed, tuple(run.series(run.accuracy_tag))) for run in one.runs)
+        found.setdefault(curves, []).append(one.label)
+    return [
+        f"{listed(labels)} have exactly the same accuracy in every round of every seed."
+        for labels in found.values()
+        if len(labels) > 1
+    ]
 
 
 def within(group: Group) -> list[str]:
     """What is odd about the runs of one row."""
     sentences = [f"{group.label}: {note}." for note in group.notes]
-    for run in group.runs:
-        if run.planned is not None and run.rounds < run.planned:
-            sentences.append(f"{group.label}, seed {run.seed}: {run.rounds} of {run.planned} rounds so far.")
+    under_way = [run for run in group.runs if run.planned is not None and run.rounds < run.planned]
+    sentences += [f"{group.label}, seed {run.seed}: {run.rounds} of {run.planned} rounds so far." for run in under_way]
     bare = [str(run.folder) for run in group.runs if not run.manifest]
     if bare:
         sentences.append(f"{group.label}: no run.json in {listed(bare)}, so partition and schedule are not known.")
@@ -92,7 +120,7 @@ def within(group: Group) -> list[str]:
     for key in WITHIN:
         found = dict.fromkeys(plain(run.manifest.get(key)) for run in group.runs if run.manifest)
         if len(found) > 1:
-            sentences.append(f"{group.label}: {FACTS[key].lower()} differs between its seeds: {'; '.join(found)}.")
+            sentences.append(f"{group.label}: {FACTS[key].lower()} between its seeds: {'; '.join(found)}.")
     return sentences
 
 
@@ -118,13 +146,13 @@ def shared(rows: Sequence[Row]) -> list[str]:
 
 
 def differs(what: str, groups: Sequence[Group], of: Callable[[Group], str]) -> list[str]:
-    """`what differs: A for x, y; B for z.`, or nothing."""
+    """`what: A for x, y; B for z.`, or nothing where all say the same."""
     found: dict[str, list[str]] = {}
     for one in groups:
         found.setdefault(of(one), []).append(one.label)
     if len(found) < 2:
         return []
-    return [f"{what} differs: " + "; ".join(f"{value} for {listed(labels)}" for value, labels in found.items()) + "."]
+    return [f"{what}: " + "; ".join(f"{value} for {listed(labels)}" for value, labels in found.items()) + "."]
 
 
 def by_seed(groups: Sequence[Group], key: str, what: str) -> list[str]:
@@ -133,7 +161,9 @@ def by_seed(groups: Sequence[Group], key: str, what: str) -> list[str]:
     apart = []
     for seed in seeds:
         having = [one for one in groups if seed in one.seeds and key in run_of(one, seed).manifest]
-        apart.append((seed, differs(f"{what}, seed {seed},", having, lambda g, s=seed: run_of(g, s).manifest[key])))  # type: ignore[misc]
+        apart.append(
+            (seed, differs(f"{what}, seed {seed}, differs", having, lambda g, s=seed: run_of(g, s).manifest[key]))
+        )  # type: ignore[misc]
     found = [(seed, sentences[0]) for seed, sentences in apart if sentences]
     if not found:
         return []
@@ -165,7 +195,7 @@ def settings(groups: Sequence[Group]) -> list[str]:
     for key in keys:
         having = [one for one in groups if key in one.settings]
         if key != "trainer.max_epochs":
-            sentences += differs(f"Setting {short[key]}", having, lambda g, k=key: shown_value(g.settings[k]))  # type: ignore[misc]
+            sentences += differs(f"Setting {short[key]} differs", having, lambda g, k=key: shown_value(g.settings[k]))  # type: ignore[misc]
     return sentences
 
 

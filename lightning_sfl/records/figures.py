@@ -62,6 +62,8 @@ def figures_of(run: Run, last: int, target: float) -> dict[str, float | None]:
         **{name: mean([value for _, value in run.series(tag)]) for name, tag in DYNAMICS.items()},
     }
     steps, served = found["client_steps"], found["server_steps"]
+    if not served:  # a target is not reached along an axis on which nothing moves
+        found["server_steps_to_target"] = None
     found["server_per_client"] = served / steps if served is not None and steps else None
     found["server_per_round"] = served / run.rounds if served is not None else None
     found["client_per_round"] = steps / run.rounds if steps is not None else None

@@ -77,9 +77,10 @@ def as_latex(table: Table) -> str:
         kept = [cell for cell, paper in zip(cells, table.paper, strict=True) if paper]
         return " & ".join("".join(LATEX.get(sign, sign) for sign in cell.replace("\n", " ")) for cell in kept) + r" \\"
 
-    columns = "l" + "r" * (sum(table.paper) - 1)
-    body = "\n".join(map(line, table.rows))
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    begin = rf"\begin{{tabular}}{{l{'r' * (sum(table.paper) - 1)}}}"
+    body = [line(row) for row in table.rows]
+    lines = [begin, r"\toprule", line(table.header), r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
 def as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

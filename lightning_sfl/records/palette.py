@@ -1,6 +1,7 @@
-"""One colour and one marker for each method, the same in every picture; colours hold up in the common colour blindnesses.
+"""One colour and one marker for each method, the same in every picture.
 
-Dark, saturated tones after Okabe and Ito and after Paul Tol; the marker tells apart what print or eye cannot.
+Tones after Okabe and Ito and after Paul Tol, chosen for the common colour blindnesses; with this many methods no set of
+colours is safe alone, so methods whose tones come close have markers of different shape.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ METHODS: dict[str, tuple[str, str]] = {
     "hologradient": ("#661100", "8"),
 }
 STRANGERS = ("#44aa99", "#aa4499", "#b8860b", "#6a3d9a", "#5f6b2d", "#a0522d")
+
+
+def place_of(method: str) -> int:
+    """Where a method stands among the rows: in the order above, strangers last."""
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)
 
 
 @dataclass(frozen=True)

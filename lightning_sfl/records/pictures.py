@@ -1,4 +1,4 @@
-"""The pictures of a comparison as SVG: one style for each method, the mean over seeds as a line, its deviation as a band."""
+"""The pictures of a comparison as SVG: a line is the mean over seeds, its band their sample standard deviation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
     """All pictures for which any row has records."""
     import matplotlib as mpl
 
-    with mpl.rc_context(RULES):
+    with mpl.rc_context(RULES):  # type: ignore[arg-type]
         return list(_pictures(rows))
 
 
@@ -103,8 +103,10 @@ def _lines(
     figure, axes = _canvas()
     if under is not None:
         under(axes, rows)
-    for label, (row, points) in drawn.items():
-        _line(axes, row, label, points)
+    for place, (row, points) in enumerate(drawn.values()):
+        _line(axes, row, points, place / len(drawn))
+    if tag is None:
+        axes.set_ylim(0, 1.02)
     axes.set_xlabel("round" if axis == "rounds" else axis)
     axes.set_ylabel("accuracy" if tag is None else tag)
     lacking = [row.label for row in rows if row.label not in drawn]
@@ -112,8 +114,10 @@ def _lines(
     yield Picture(name, title, caption + left_out, _svg(figure, axes, name, title))
 
 
-def _line(axes: Axes, row: Row, label: str, points: Sequence[Any]) -> None:
+def _line(axes: Axes, row: Row, points: Sequence[Any], shift: float) -> None:
+    """Line and band; markers are shifted from row to row, so that equal curves show both."""
     style = style_of(row.group.method, row.group.variant)
+    step = max(1, len(points) // 6)
     xs = [x for x, _ in points]
     ys = [found.mean for _, found in points]
     axes.plot(
@@ -122,9 +126,9 @@ def _line(axes: Axes, row: Row, label: str, points: Sequence[Any]) -> None:
         color=style.colour,
         linestyle=style.dashes,
         marker=style.marker,
-        markevery=max(1, len(xs) // 6),
+        markevery=(int(shift * step), step),
         markersize=5,
-        label=label,
+        label=row.label,
     )
     if all(found.sd is not None for _, found in points):
         low = [found.mean - found.sd for _, found in points]
@@ -162,8 +166,8 @@ def _scales(rows: Sequence[Row]) -> Iterator[Picture]:
     else:
         axes.set_ylim(0, 1.15 * max(every))
     axes.axhline(1, color="#999999", linewidth=1, zorder=0)
-    slanted = {"rotation": 30, "ha": "right"} if len(shown) > 3 else {}
-    axes.set_xticks(range(len(shown)), list(shown), **slanted)
+    slanted = len(shown) > 3
+    axes.set_xticks(range(len(shown)), list(shown), rotation=30 * slanted, ha="right" if slanted else "center")
     axes.set_xlim(-0.6, len(shown) - 0.4)
     axes.set_ylabel("cut_scale_rel")
     title = "Gradient scale that each client receives at the cut"

@@ -12,7 +12,7 @@ from lightning_sfl.records.forms import PM, Table, as_csv
 
 def results(rows: Sequence[Row], last: int, target: float) -> Table:
     """What was reached, and at what cost."""
-    goal = f"{100 * target:g} %"
+    goal = f"{100 * target:g}%"
     columns: list[tuple[str, Callable[[Row], str], bool]] = [
         ("method", lambda row: row.label, True),
         ("seeds", lambda row: str(len(row.group.runs)), True),
@@ -114,7 +114,10 @@ def reached(found: Spread) -> str:
     """Mean over the seeds, or how many of them got there."""
     if found.mean is None and found.known:
         return f"({found.known} of {found.seeds} seeds)"
-    return _spread(found, rounded)
+    if found.mean is None:
+        return ""
+    digits = 0 if found.mean >= 100 else 1 if found.mean >= 10 else 2
+    return _spread(found, lambda value: f"{value:,.{digits}f}")
 
 
 def rounded(value: float) -> str:

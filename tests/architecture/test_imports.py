@@ -13,7 +13,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "core": ({"core"}, {"torch", "numpy"}),
     "backbones": ({"backbones", "core.errors"}, {"torch"}),
     "measures": ({"measures", "core"}, {"torch"}),
-    "records": ({"records", "core.errors", "durable"}, {"matplotlib", "yaml", "click"}),
+    "records": ({"records", "core.errors", "durable", "plain_parser"}, {"matplotlib", "yaml", "click"}),
     "data": ({"data", "core"}, {"torch", "numpy", "lightning", "jsonargparse", "typing_extensions", *OPTIONAL}),
     "methods": ({"methods", "core", "__version__"}, {"torch", "numpy", "lightning", "torchmetrics"}),
     "placement": ({"placement", "core"}, {"torch", "lightning"}),
@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "durable": (set(), set()),
 }
 LIGHTNING_IN_DATA = {"lightning_sfl.data.datamodule"}
-ENTRIES = {"lightning_sfl.cli", "lightning_sfl.commands", "lightning_sfl.arguments", "lightning_sfl.trainer", "lightning_sfl.doctor", "train", "callbacks", "configs"}
+ENTRIES = {"lightning_sfl.cli", "lightning_sfl.commands", "lightning_sfl.arguments", "lightning_sfl.trainer", "lightning_sfl.doctor", "lightning_sfl.entry", "lightning_sfl.sweep", "lightning_sfl.sweep_command", "train", "callbacks", "configs"}
 
 
 def ours(module: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,5 +41,8 @@ def plain_errors() -> Iterator[None]:
     """A user's mistake becomes one line and exit code 2."""
     try:
         yield
+    except BrokenPipeError:  # nobody reads any more: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (SFLError, OSError) as error:
         fail(str(error))
