@@ -26,6 +26,7 @@ class Screen:
         self.jobs = jobs
         self.live = live
         self.width = max((len(job.point.name) for job in jobs), default=0)
+        self.over = sum(job.state == "done" for job in jobs)
         self.drawn = 0
         self.next_s = 0.0
 
@@ -38,10 +39,10 @@ class Screen:
     def ended(self, job: Job) -> None:
         """One line for a run that is done or failed."""
         self._wipe()
-        over = sum(job.state in ("done", "failed") for job in self.jobs)
+        self.over += 1
         says = progress(job) if job.state == "done" else job.complaint
         took = f"  {job.took_s:.0f} s" if job.took_s else ""
-        click.echo(f"{job.state:<6} {over:>3}/{len(self.jobs)}  {job.point.name:<{self.width}}  {says}{took}")
+        click.echo(f"{job.state:<6} {self.over:>3}/{len(self.jobs)}  {job.point.name:<{self.width}}  {says}{took}")
 
     def redraw(self) -> None:
         """The runs under way, at most twice a second and only on a terminal."""

@@ -72,6 +72,9 @@ def clusters(values: Mapping[str, float | None]) -> list[tuple[float | None, lis
             found[-1][1].append(label)
         else:
             found.append((value, [label]))
+    order = list(values)
+    for _, labels in found:
+        labels.sort(key=order.index)
     lacking = [label for label, value in values.items() if value is None]
     return [*found, (None, lacking)] if lacking else found
 
@@ -161,9 +164,7 @@ def by_seed(groups: Sequence[Group], key: str, what: str) -> list[str]:
     apart = []
     for seed in seeds:
         having = [one for one in groups if seed in one.seeds and key in run_of(one, seed).manifest]
-        apart.append(
-            (seed, differs(f"{what}, seed {seed}, differs", having, lambda g, s=seed: run_of(g, s).manifest[key]))
-        )  # type: ignore[misc]
+        apart.append((seed, differs(f"{what}, seed {seed}, differs", having, print_of(key, seed))))
     found = [(seed, sentences[0]) for seed, sentences in apart if sentences]
     if not found:
         return []
@@ -202,6 +203,11 @@ def settings(groups: Sequence[Group]) -> list[str]:
 def run_of(group: Group, seed: int) -> Run:
     """The run of this seed."""
     return next(run for run in group.runs if run.seed == seed)
+
+
+def print_of(key: str, seed: int) -> Callable[[Group], str]:
+    """A fingerprint of the run of this seed."""
+    return lambda one: str(run_of(one, seed).manifest[key])
 
 
 def fact(key: str) -> Callable[[Group], str]:

@@ -57,7 +57,7 @@ class Run:
         """Option -> value of everything that changes what is trained but for the seed, with plain keys."""
         found: dict[str, Any] = {}
         for section in ("model", "data"):
-            found.update(_flat(section, self.config.get(section)))
+            found.update(_flat(section, self.config.get(section, {})))
         trainer = self.config.get("trainer") or {}
         found.update({f"trainer.{key}": trainer[key] for key in TRAINER_KEYS if key in trainer})
         found.setdefault("model", self.method)
