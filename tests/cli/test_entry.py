@@ -15,7 +15,8 @@ HEAVY = ("torch", "lightning", "numpy", "matplotlib", "jsonargparse")
 
 
 def entry(*arguments: str, show: str = "") -> subprocess.CompletedProcess[str]:
-    code = f"import sys\nfrom lightning_sfl.entry import main\ntry:\n    main(sys.argv[1:])\nfinally:\n    {show or 'pass'}"
+    begin = "import sys\nfrom lightning_sfl.entry import main\n"
+    code = f"{begin}try:\n    main(sys.argv[1:])\nfinally:\n    {show or 'pass'}"
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 

@@ -188,7 +188,7 @@ def test_old_runs_and_runs_from_python(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="runs=.*nowhere"):
+    with pytest.raises(ConfigError, match=r"runs=.*nowhere"):
         compare([tmp_path / "nowhere"])
     with pytest.raises(ConfigError, match=r"rounds\.jsonl"):
         compare([tmp_path])

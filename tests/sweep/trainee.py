@@ -15,7 +15,7 @@ from pathlib import Path
 
 def main() -> None:
     text = " ".join(sys.argv[1:])
-    found = {k: v for k, v in (a[2:].split("=", 1) for a in sys.argv[1:] if "=" in a)}
+    found = dict(a[2:].split("=", 1) for a in sys.argv[1:] if "=" in a)
     rounds = int(found.get("trainer.max_epochs", 3))
     resumed = re.search(r"--resume (\S+)", text)
     folder = Path(resumed[1]) if resumed else Path(found["trainer.default_root_dir"]) / "sfl" / "version_0"
