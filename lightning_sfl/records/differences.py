@@ -82,6 +82,7 @@ def clusters(values: Mapping[str, float | None]) -> list[tuple[float | None, lis
 def setup(rows: Sequence[Row]) -> list[str]:
     """Sentences on everything besides the dynamics that two rows do not share."""
     groups = [row.group for row in rows]
+    known = [one for one in groups if all(run.manifest for run in one.runs)]
     sentences = [
         *by_seed(groups, "partition", "Partition"),
         *schedules(groups),
@@ -90,9 +91,9 @@ def setup(rows: Sequence[Row]) -> list[str]:
         *differs(
             "Rows that curves are on differ", groups, lambda g: ", ".join(sorted({r.accuracy_tag for r in g.runs}))
         ),
-        *(s for key in ("cut_layer", "client_parameters") for s in differs(FACTS[key], groups, fact(key))),
+        *(s for key in ("cut_layer", "client_parameters") for s in differs(FACTS[key], known, fact(key))),
         *settings(groups),
-        *(s for key in WITHIN if key != "revision" for s in differs(FACTS[key], groups, fact(key))),
+        *(s for key in WITHIN if key != "revision" for s in differs(FACTS[key], known, fact(key))),
     ]
     return [*sentences, *twins(groups), *(sentence for one in groups for sentence in within(one))]
 
@@ -173,19 +174,19 @@ def by_seed(groups: Sequence[Group], key: str, what: str) -> list[str]:
 
 
 def schedules(groups: Sequence[Group]) -> list[str]:
-    """Who took part: by fingerprint where the numbers of rounds are equal, and else by the records of shared rounds."""
+    """Who was to take part, by fingerprint where the numbers of rounds are equal; and who did, by the records."""
     planned = {run.manifest.get("rounds") for one in groups for run in one.runs}
-    if len(planned) == 1 and None not in planned:
-        return by_seed(groups, "schedule", "Client schedule")
-    sentences = []
+    sentences = by_seed(groups, "schedule", "Client schedule") if len(planned) == 1 else []
     for seed in sorted({run.seed for one in groups for run in one.runs if run.seed is not None}):
         having = [one for one in groups if seed in one.seeds]
         met = [run_of(one, seed).participants() for one in having]
-        rounds = set.intersection(*(set(found) for found in met))
-        if any(len({found[round] for found in met}) > 1 for round in rounds):
-            labels = listed([one.label for one in having])
-            sentences.append(f"Client schedule, seed {seed}, differs: {labels} met different clients.")
-    return sentences[:1]
+        rounds = sorted(set.intersection(*(set(found) for found in met)))
+        found: dict[tuple[frozenset[str], ...], list[str]] = {}
+        for one, clients in zip(having, met, strict=True):
+            found.setdefault(tuple(clients[round] for round in rounds), []).append(one.label)
+        if len(found) > 1:
+            return [*sentences, f"Clients met, seed {seed}, differ between {' / '.join(map(listed, found.values()))}."]
+    return sentences
 
 
 def settings(groups: Sequence[Group]) -> list[str]:

@@ -146,7 +146,9 @@ def _null_band(axes: Axes, rows: Sequence[Row]) -> None:
     xs = sorted(found)
     if xs:
         low, high = [min(found[x]) for x in xs], [max(found[x]) for x in xs]
-        axes.fill_between(xs, low, high, color="#bbbbbb", alpha=0.6, linewidth=0, label="orthogonal (A_null)")
+        axes.fill_between(
+            xs, low, high, color="#9a9a9a", alpha=0.7, linewidth=1.5, zorder=1.5, label="orthogonal (A_null)"
+        )
 
 
 def _scales(rows: Sequence[Row]) -> Iterator[Picture]:

@@ -15,8 +15,6 @@ def results(rows: Sequence[Row], last: int, target: float) -> Table:
     goal = f"{100 * target:g}%"
     columns: list[tuple[str, Callable[[Row], str], bool]] = [
         ("method", lambda row: row.label, True),
-        ("seeds", lambda row: str(len(row.group.runs)), True),
-        ("rounds", lambda row: "/".join(str(n) for n in sorted({run.rounds for run in row.group.runs})), True),
         (f"accuracy %, last {last}", lambda row: percent(row.figures["accuracy"]), True),
         ("best*", lambda row: percent(row.figures["best"]), False),
         (f"rounds to {goal}", lambda row: reached(row.figures["rounds_to_target"]), True),
@@ -26,6 +24,8 @@ def results(rows: Sequence[Row], last: int, target: float) -> Table:
         ("server steps", lambda row: count(row.figures["server_steps"]), True),
         ("MB up", lambda row: amount(row.figures["mb_up"]), True),
         ("MB down", lambda row: amount(row.figures["mb_down"]), True),
+        ("seeds", lambda row: str(len(row.group.runs)), True),
+        ("rounds", lambda row: "/".join(str(n) for n in sorted({run.rounds for run in row.group.runs})), True),
     ]
     note = (
         f"Mean {PM} sample standard deviation over seeds. * best round: not for tables, it flatters. "

@@ -105,10 +105,21 @@ def test_seeds_rounds_and_settings_that_differ(tmp_path: Path) -> None:
 def test_the_schedule_of_runs_of_unlike_length_is_read_from_the_records(tmp_path: Path) -> None:
     made.run(tmp_path / "a", FLAT)
     other = made.run(tmp_path / "b", FLAT[:3], method="USFL", facts={"rounds": 3, "schedule": "other"})
-    assert not [s for s in compare([tmp_path], last=1).differences if s.startswith("Client schedule")]
+    assert not [s for s in compare([tmp_path], last=1).differences if s.startswith("Client")]
     log = other / "rounds.jsonl"
     log.write_text(log.read_text().replace('"clients": {"1":', '"clients": {"7":'))
-    assert "SFL and USFL met different clients" in said(compare([tmp_path], last=1), "Client schedule")
+    assert said(compare([tmp_path], last=1), "Clients met") == "Clients met, seed 0, differ between SFL / USFL."
+
+
+def test_who_took_part_counts_besides_who_was_to(tmp_path: Path) -> None:
+    """As in asynchronous methods, whose clients come when they are done."""
+    made.run(tmp_path / "a", FLAT)
+    made.run(tmp_path / "b", FLAT, method="SFLV2")
+    log = made.run(tmp_path / "c", FLAT[::-1], method="GAS") / "rounds.jsonl"
+    log.write_text(log.read_text().replace('"clients": {"1":', '"clients": {"1.1": {}, "7":'))
+    found = compare([tmp_path], last=1)
+    assert said(found, "Clients met") == "Clients met, seed 0, differ between SFL and SFLV2 / GAS."
+    assert "client schedule" not in found.alike
 
 
 def test_a_sentence_for_each_axis_of_the_dynamics(tmp_path: Path) -> None:
