@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sfl.callbacks.starts import Visits
+from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientStart, CutGradient, RoundEnd, RoundStart
 from lightning_sfl.measures.cut_scale import cut_scales, residuals, row_norms, scale_ratio

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sfl.callbacks.rows import Row, copied, square
-from lightning_sfl.callbacks.starts import Visits, moved
-from lightning_sfl.callbacks.trail import Trail, trail_of
+from lightning_sfl.callbacks.rows import square
+from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
+from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, CutGradient, RoundEnd, RoundStart, ServerStep
 from lightning_sfl.measures.counts import magnitude_per_step, path_per_step
-from lightning_sfl.measures.gram import quotient, trainable
+from lightning_sfl.measures.gram import quotient
 from lightning_sfl.records.report import RoundReport
 
 CUMULATIVE = ("client_steps", "server_steps", "samples_main", "samples_replay", "samples_server")
@@ -40,7 +40,7 @@ class UpdateCounts(Watcher):
         self.fields: dict[str, Counter[str]] = {"B": Counter(), "R": Counter(), "steps": Counter()}
         self.ends: dict[str, ClientEnd] = {}
         self.branches: set[int] = set()
-        self.start: Row | None = None
+        self.shared: Trail | None = None
         self.move: Tensor | None = None
         self.trails: dict[int, Trail] = {}
         self.lengths: list[Tensor] = []
@@ -50,9 +50,9 @@ class UpdateCounts(Watcher):
         self._forget()
         self.counts["participants"] = len(event.participants)
         if self.due(event.round):
-            self.start = copied(trainable(event.server_half))
+            self.shared = trail_of(event, event.server_half)
             if self.server_path:
-                self.trails[id(event.server_half)] = trail_of(event, event.server_half)
+                self.trails[id(event.server_half)] = self.shared
 
     def on_client_start(self, module: Any, event: ClientStart) -> None:
         """A visit begins."""
@@ -94,10 +94,10 @@ class UpdateCounts(Watcher):
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
         """Add up."""
         self.totals.update({name: self.counts[name] for name in CUMULATIVE})
-        if self.start is not None:
-            self.move = square(moved(event.server_half, self.start)).sqrt()
+        if self.shared is not None:
+            self.move = square(update_of(event, self.shared)).sqrt()
         self.trails.clear()
-        self.start = None
+        self.shared = None
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Counts of the round and of the run, and of each client."""
