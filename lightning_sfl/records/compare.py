@@ -19,6 +19,7 @@ from lightning_sfl.records.forms import Table
 from lightning_sfl.records.groups import group
 from lightning_sfl.records.palette import place_of
 from lightning_sfl.records.runs import read_runs
+from lightning_sfl.records.words import listed
 
 DESCRIPTION = """Compare runs, finished or not: a table in the terminal, and a folder with tables, pictures and a page.
 
@@ -52,9 +53,7 @@ def compare(paths: Sequence[str | Path], last: int = 5, target: float = 0.8) -> 
     sentences = [*differences.dynamics(rows), *differences.setup(rows)]
     short = [row.label for row in rows if row.figures["accuracy"].mean is None]
     if short:
-        sentences.append(
-            f"Fewer than {last} rounds were evaluated in {differences.listed(short)}: no mean over the last {last}."
-        )
+        sentences.append(f"Fewer than {last} rounds were evaluated in {listed(short)}: no mean over the last {last}.")
     sentences += [f"{folder} has no finished round yet and is left out." for folder in empty]
     same = differences.shared(rows) if len(rows) > 1 else []
     alike = f"The same for all rows: {', '.join(same)}." if same else ""

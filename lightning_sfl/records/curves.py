@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_sfl.records.runs import Run
@@ -60,31 +60,35 @@ def best(run: Run, tag: str) -> float | None:
     return max((value for _, value in run.series(tag)), default=None)
 
 
-def curve(run: Run, tag: str, axis: str = "rounds") -> list[Point]:
-    """(x, value) after each round in which both were measured; after the first round `rounds` is 1."""
+def points(run: Run, tag: str, axis: str = "rounds") -> dict[int, Point]:
+    """Round -> (x, value) wherever both were measured; after the first round, which is round 0, `rounds` is 1."""
     along, scale = AXES[axis], SCALES.get(axis, 1.0)
     if along is None:
-        return [(round + 1.0, value) for round, value in run.series(tag)]
+        return {round: (round + 1.0, value) for round, value in run.series(tag)}
     position = dict(run.series(along))
-    return [(position[round] * scale, value) for round, value in run.series(tag) if round in position]
+    return {round: (position[round] * scale, value) for round, value in run.series(tag) if round in position}
 
 
-def crossing(points: Sequence[Point], target: float) -> float | None:
+def curve(run: Run, tag: str, axis: str = "rounds") -> list[Point]:
+    """(x, value) round by round."""
+    return list(points(run, tag, axis).values())
+
+
+def crossing(found: Sequence[Point], target: float) -> float | None:
     """Where the best value so far first reaches the target, on straight lines between rounds; None where it never does.
 
     Before the first round nothing is known, so a first round at or above the target is the crossing.
     """
     before, top = None, -math.inf
-    for x, value in points:
+    for x, value in found:
         if value >= target:
             return x if before is None else before + (target - top) / (value - top) * (x - before)
         before, top = x, max(top, value)
     return None
 
 
-def mean_curve(curves: Sequence[Sequence[Point]]) -> list[tuple[float, Spread]]:
-    """(mean x, spread of y) of the first, second, ... points, as far as all curves go."""
-    return [
-        (math.fsum(x for x, _ in points) / len(points), spread([y for _, y in points]))
-        for points in zip(*curves, strict=False)
-    ]
+def mean_curve(curves: Sequence[Mapping[int, Point]]) -> list[tuple[float, Spread]]:
+    """(mean x, spread of y) of each round that all curves have."""
+    shared = sorted(set.intersection(*(set(one) for one in curves)))
+    found = [[one[round] for one in curves] for round in shared]
+    return [(math.fsum(x for x, _ in here) / len(here), spread([y for _, y in here])) for here in found]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from lightning_sfl.records.figures import Row
 from lightning_sfl.records.groups import Group, differing, short_keys, shown_value
 from lightning_sfl.records.runs import Run
+from lightning_sfl.records.words import listed, number, plain
 
 TOLERANCE = 0.02
 # figure -> how the sentence begins, and what follows from it
@@ -214,21 +214,3 @@ def print_of(key: str, seed: int) -> Callable[[Group], str]:
 def fact(key: str) -> Callable[[Group], str]:
     """A manifest's entry of a group, all values of its runs."""
     return lambda one: " or ".join(dict.fromkeys(plain(run.manifest.get(key)) for run in one.runs))
-
-
-def plain(value: Any) -> str:
-    """A fact in words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {found}" for name, found in value.items())
-    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def number(value: float | None) -> str:
-    """Three significant digits."""
-    return "not measured" if value is None else f"{value:.3g}" if abs(value) < 1e5 else f"{value:.2e}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = list(words)
-    return f"{', '.join(first)} and {last}" if first else last

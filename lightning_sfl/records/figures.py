@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lightning_sfl.records.curves import Spread, best, crossing, curve, last_mean, mean, spread
@@ -81,8 +80,3 @@ def megabytes(run: Run, kind: str, direction: str) -> float | None:
     tag = f"traffic/{kind}_{direction}_bytes" if kind else f"traffic/{direction}_bytes"
     whole = run.every_round and len(run.series(f"traffic/{direction}_bytes")) == run.rounds
     return sum(value for _, value in run.series(tag)) / 1e6 if whole else None
-
-
-def pick(rows: Sequence[Row], of: Callable[[Row], float | None]) -> dict[str, float | None]:
-    """Label -> a number of each row."""
-    return {row.label: of(row) for row in rows}

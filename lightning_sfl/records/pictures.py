@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_sfl.records.curves import AXES, curve, mean, mean_curve
+from lightning_sfl.records.curves import AXES, curve, mean, mean_curve, points
 from lightning_sfl.records.figures import Row
 from lightning_sfl.records.palette import style_of
 
@@ -94,17 +94,16 @@ def _lines(
     """A curve per row; `tag` None is the accuracy, each run's own kind."""
     drawn = {}
     for row in rows:
-        curves = [curve(run, tag or run.accuracy_tag, axis) for run in row.group.runs]
-        points = mean_curve(curves)
-        if points and (axis == "rounds" or points[-1][0] > 0):
-            drawn[row.label] = (row, points)
+        middle = mean_curve([points(run, tag or run.accuracy_tag, axis) for run in row.group.runs])
+        if middle and (axis == "rounds" or middle[-1][0] > 0):
+            drawn[row.label] = (row, middle)
     if not drawn:
         return
     figure, axes = _canvas()
     if under is not None:
         under(axes, rows)
-    for place, (row, points) in enumerate(drawn.values()):
-        _line(axes, row, points, place / len(drawn))
+    for place, (row, middle) in enumerate(drawn.values()):
+        _line(axes, row, middle, place / len(drawn))
     if tag is None:
         axes.set_ylim(0, 1.02)
     axes.set_xlabel("round" if axis == "rounds" else axis)
@@ -114,12 +113,12 @@ def _lines(
     yield Picture(name, title, caption + left_out, _svg(figure, axes, name, title))
 
 
-def _line(axes: Axes, row: Row, points: Sequence[Any], shift: float) -> None:
+def _line(axes: Axes, row: Row, middle: Sequence[Any], shift: float) -> None:
     """Line and band; markers are shifted from row to row, so that equal curves show both."""
     style = style_of(row.group.method, row.group.variant)
-    step = max(1, len(points) // 6)
-    xs = [x for x, _ in points]
-    ys = [found.mean for _, found in points]
+    step = max(1, len(middle) // 6)
+    xs = [x for x, _ in middle]
+    ys = [found.mean for _, found in middle]
     axes.plot(
         xs,
         ys,
@@ -130,9 +129,9 @@ def _line(axes: Axes, row: Row, points: Sequence[Any], shift: float) -> None:
         markersize=5,
         label=row.label,
     )
-    if all(found.sd is not None for _, found in points):
-        low = [found.mean - found.sd for _, found in points]
-        high = [found.mean + found.sd for _, found in points]
+    if all(found.sd is not None for _, found in middle):
+        low = [found.mean - found.sd for _, found in middle]
+        high = [found.mean + found.sd for _, found in middle]
         axes.fill_between(xs, low, high, color=style.colour, alpha=0.15, linewidth=0)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lightning_sfl.records.curves import Spread
-from lightning_sfl.records.differences import number
 from lightning_sfl.records.figures import Row
 from lightning_sfl.records.forms import PM, Table, as_csv
+from lightning_sfl.records.words import number
 
 
 def results(rows: Sequence[Row], last: int, target: float) -> Table:

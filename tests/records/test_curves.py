@@ -79,7 +79,8 @@ def test_a_round_without_a_position_has_no_point(tmp_path: Path) -> None:
     assert curve(run, "val/acc", "server steps") == [(4.0, 0.1), (12.0, 0.3)]
 
 
-def test_mean_curves_go_as_far_as_the_shortest() -> None:
-    found = mean_curve([[(1, 0.0), (2, 1.0)], [(3, 1.0), (4, 3.0), (5, 9.0)]])
+def test_mean_curves_hold_the_rounds_that_all_have() -> None:
+    found = mean_curve([{0: (1, 0.0), 2: (2, 1.0), 3: (3, 5.0)}, {0: (3, 1.0), 1: (4, 7.0), 2: (4, 3.0), 5: (5, 9.0)}])
     assert [(x, one.mean) for x, one in found] == [(2.0, 0.5), (3.0, 2.0)]
     assert found[1][1].sd == pytest.approx(2**0.5, abs=1e-15)
+    assert mean_curve([{0: (1, 0.0)}, {}]) == []

@@ -153,5 +153,6 @@ def test_shipped_sweeps_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(point.rounds for point in points)
     from lightning_sfl import methods
 
-    named = yaml.safe_load(path.read_text())["grid"]["model"]
-    assert [name for name in named if isinstance(name, str) and not hasattr(methods, name)] == []
+    arms = yaml.safe_load(path.read_text())["grid"]["model"]
+    named = [arm["model"] if isinstance(arm, dict) else arm for arm in arms]
+    assert [name for name in named if not hasattr(methods, name)] == []
