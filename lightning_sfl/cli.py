@@ -20,7 +20,7 @@ from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
 from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, write_predictions
-from lightning_sfl.config_checks import check_nulls, check_trainer
+from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
 from lightning_sfl.config_words import one_line
@@ -34,9 +34,9 @@ from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
 ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
 fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
-ones overriding earlier ones, or are given as --name value. More commands, each with a --help of its own: `sweep` trains
-a grid of settings and seeds, `compare` makes tables and pictures of finished runs, `doctor` examines the installation
-and says what to mend."""
+ones overriding earlier ones, or are given as --name value. More commands: `sweep` trains a grid of
+settings and seeds, `compare` makes tables and pictures of runs (--help explains both), and `doctor` examines the
+installation and says what to mend."""
 ABOUT_COMMANDS = {
     "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
     "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",
@@ -105,6 +105,7 @@ class SFLCLI(LightningCLI):
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
         check_trainer(settings.trainer)
+        check_arguments(FederatedData, settings.data, "data")
         check_nulls(settings)
         unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
         require(not unsafe, "weights_only", False, "true or null: anything else would run code from the checkpoint")

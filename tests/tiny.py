@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 import lightning_sfl.methods as registry
 from lightning_sfl.core import events
+from lightning_sfl.core.balancing import Balancing
+from lightning_sfl.core.gradient_shuffle import GradientShuffle
+from lightning_sfl.core.label_selection import LabelAware
+from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.population import Population
-from lightning_sfl.methods import SFLV1, FedAvg, FedSGD, SplitMethod
+from lightning_sfl.methods import SFLV1, USFL, FedAvg, FedSGD, Mix2SFL, SplitMethod
 
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
@@ -31,6 +35,26 @@ FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
+}
+
+# Every row takes part, so that all methods are comparable.
+PLAIN: dict[type[SplitMethod], dict[str, Any]] = {USFL: {"balancing": Balancing("none")}}
+
+# Whatever a method can do at once; made anew for each use, since a selection remembers.
+RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
+    USFL: lambda: {
+        "balancing": Balancing("target", allow_missing_labels=True),
+        "gradient_shuffle": GradientShuffle("random"),
+        "selection": LabelAware(usage="fresh"),
+        "server_batch_size": 7,
+        "scale_client_gradient": True,
+        "local_epochs": 2,
+    },
+    Mix2SFL: lambda: {
+        "smashmix": SmashMix(ratio=0.7, distribution="beta", unequal="truncate"),
+        "gradmix": GradMix(phi=0.7, reduce="mean", members="each_round"),
+        "local_epochs": 2,
+    },
 }
 
 torch.set_num_threads(1)
@@ -113,7 +137,12 @@ def build(
 ) -> SplitMethod:
     """The method with these options, but for those that it fixes itself."""
     taken = {key: value for key, value in options.items() if key not in FIXED.get(cls, set())}
-    return cls(net if net is not None else network(), cut_layer, **taken)
+    return cls(net if net is not None else network(), cut_layer, **{**PLAIN.get(cls, {}), **taken})
+
+
+def rich_of(cls: type[SplitMethod]) -> dict[str, Any]:
+    """Options that have this method do everything it can."""
+    return RICH[cls]() if cls in RICH else {}
 
 
 def trainer(rounds: int = 1, callbacks: Sequence[L.Callback] = (), **options: Any) -> L.Trainer:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -42,3 +45,13 @@ def buffers_of(module: nn.Module) -> State:
 def gradients_of(module: nn.Module) -> State:
     """Live gradients by parameter name, for parameters that have one."""
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+@contextmanager
+def untouched_buffers(module: nn.Module) -> Iterator[None]:
+    """Give the buffers back as they were."""
+    before = {name: buffer.clone() for name, buffer in buffers_of(module).items()}
+    try:
+        yield
+    finally:
+        load_state(module, before)

@@ -25,7 +25,19 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "durable": (set(), set()),
 }
 LIGHTNING_IN_DATA = {"lightning_sfl.data.datamodule"}
-ENTRIES = {"lightning_sfl.cli", "lightning_sfl.commands", "lightning_sfl.arguments", "lightning_sfl.trainer", "lightning_sfl.doctor", "lightning_sfl.entry", "lightning_sfl.sweep", "lightning_sfl.sweep_command", "train", "callbacks", "configs"}
+ENTRIES = {
+    "lightning_sfl.cli",
+    "lightning_sfl.commands",
+    "lightning_sfl.arguments",
+    "lightning_sfl.trainer",
+    "lightning_sfl.doctor",
+    "lightning_sfl.entry",
+    "lightning_sfl.sweep",
+    "lightning_sfl.sweep_command",
+    "train",
+    "callbacks",
+    "configs",
+}
 
 
 def ours(module: str) -> bool:

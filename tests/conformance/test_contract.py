@@ -19,7 +19,21 @@ from torch import Tensor
 from lightning_sfl.core import events
 from lightning_sfl.core.errors import CheckpointError, NonFiniteError
 from lightning_sfl.methods import SplitMethod
-from tests.tiny import METHODS, Recorder, Rows, build, differing, fit, network, rows, sgd, trainer, weights, whole
+from tests.tiny import (
+    METHODS,
+    Recorder,
+    Rows,
+    build,
+    differing,
+    fit,
+    network,
+    rich_of,
+    rows,
+    sgd,
+    trainer,
+    weights,
+    whole,
+)
 
 SIZES = (5, 4, 9, 2)
 
@@ -40,7 +54,7 @@ RICH: dict[str, Any] = {
 
 def rich(cls: type[SplitMethod], **options: Any) -> SplitMethod:
     """With momentum, schedules, dropout and batch normalisation, and fewer participants than clients."""
-    return build(cls, network(dropout=0.2, norm=True), **{**RICH, **options})
+    return build(cls, network(dropout=0.2, norm=True), **{**RICH, **rich_of(cls), **options})
 
 
 @pytest.fixture(params=METHODS, ids=lambda cls: cls.__name__)

@@ -14,15 +14,17 @@ from lightning_sfl.methods import (
     SFL,
     SFLV1,
     SFLV2,
+    USFL,
     FedAvg,
     FedSGD,
     MiniBatchSFL,
+    Mix2SFL,
     SplitLearning,
     SplitMethod,
 )
 from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
-FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, FedAvg, FedSGD]
+FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD]
 
 
 class Globals(Recorder):
@@ -113,7 +115,7 @@ def test_the_order_of_clients_matters_only_to_a_shared_server(cls: type[SplitMet
     distance = furthest(trained(cls), trained(cls, client_order="shuffled"))
     if cls in (SplitLearning, SFL, SFLV2):
         assert distance > 1e-4
-    elif cls in (SFLV1, FedAvg, FedSGD, MiniBatchSFL):
+    elif cls in (SFLV1, FedAvg, FedSGD, MiniBatchSFL, USFL):
         assert distance < 1e-12
 
 
