@@ -174,7 +174,7 @@ def spoken(key: str, value: Any) -> str:
     text = Path(value).stem if is_file(value) else written(value)
     short = text.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_][\w.]*", text) else text
     plain = key in ("model", "config") or (isinstance(value, str) and (short != text or text[:1].isupper()))
-    return re.sub(r"[^\w.+]+", "_", short if plain else f"{key.rpartition('.')[2]}{short}").strip("_")
+    return re.sub(r"[^\w.+=]+", "_", short if plain else f"{key.rpartition('.')[2]}={short}").strip("_")
 
 
 def short_hash(settings: Mapping[str, Any]) -> str:

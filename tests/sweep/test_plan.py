@@ -26,7 +26,7 @@ def arguments(**parts: Any) -> list[tuple[str, ...]]:
 def test_every_combination_once_per_seed() -> None:
     grid = {"model": ["SFL", "USFL"], "data.partition.alpha": [0.1, 1.0]}
     assert names(grid=grid, seeds=[0, 7]) == [
-        f"{model}-alpha{alpha}-seed{seed}" for seed in (0, 7) for model in ("SFL", "USFL") for alpha in (0.1, 1.0)
+        f"{model}-alpha={alpha}-seed{seed}" for seed in (0, 7) for model in ("SFL", "USFL") for alpha in (0.1, 1.0)
     ]
 
 
@@ -63,7 +63,7 @@ def test_files_in_the_grid_come_behind_the_base(tmp_path: Path) -> None:
 
 def test_bundles_set_several_options_at_once() -> None:
     arms = [{"model": "SFL"}, {"model": "MiniBatchSFL", "model.client_gradient_scale": "concat_mean"}]
-    assert names(grid={"arm": arms}) == ["SFL-seed0", "MiniBatchSFL-client_gradient_scaleconcat_mean-seed0"]
+    assert names(grid={"arm": arms}) == ["SFL-seed0", "MiniBatchSFL-client_gradient_scale=concat_mean-seed0"]
     assert arguments(grid={"arm": arms})[1][2:4] == (
         "--model=MiniBatchSFL",
         "--model.client_gradient_scale=concat_mean",

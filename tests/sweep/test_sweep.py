@@ -88,8 +88,8 @@ def test_a_failed_run_is_reported_and_the_others_carried_on(
 ) -> None:
     assert sweep("--grid", "model.batch_size=13,7", "--rounds", "2", "--jobs", "1") == 1
     shown = capsys.readouterr()
-    assert "failed   1/2  batch_size13-seed0  error: thirteen is too many" in shown.out
-    assert "done     2/2  batch_size7-seed0" in shown.out
+    assert "failed   1/2  batch_size=13-seed0  error: thirteen is too many" in shown.out
+    assert "done     2/2  batch_size=7-seed0" in shown.out
     assert shown.err.startswith("error: 1 of 2 runs failed")
     assert shown.err.count("\n") == 1
 
