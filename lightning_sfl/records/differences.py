@@ -190,13 +190,14 @@ def schedules(groups: Sequence[Group]) -> list[str]:
 
 
 def settings(groups: Sequence[Group]) -> list[str]:
-    """Options that two rows both have, with different values; options only some methods have are theirs to have."""
+    """Options that two rows both have, with different values, unless the labels say so already."""
     keys = differing(groups)
     short = short_keys({key for one in groups for key in one.settings})
     sentences = []
     for key in keys:
         having = [one for one in groups if key in one.settings]
-        if key != "trainer.max_epochs":
+        labels_say = all(f" {short[key]}=" in one.label for one in having)
+        if key != "trainer.max_epochs" and not labels_say:
             sentences += differs(f"Setting {short[key]} differs", having, lambda g, k=key: shown_value(g.settings[k]))  # type: ignore[misc]
     return sentences
 

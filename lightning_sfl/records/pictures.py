@@ -15,7 +15,8 @@ from lightning_sfl.records.palette import style_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIZE = (5.4, 3.9)
+SIZE = (5.4, 3.9)  # inches
+AXES_HEIGHT, LINE_HEIGHT = 3.45, 0.2
 RULES: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -127,6 +128,7 @@ def _line(axes: Axes, row: Row, middle: Sequence[Any], shift: float) -> None:
         marker=style.marker,
         markevery=(int(shift * step), step),
         markersize=5,
+        markerfacecolor="white" if row.group.variant % 2 else style.colour,
         label=row.label,
     )
     if all(found.sd is not None for _, found in middle):
@@ -202,7 +204,8 @@ def _svg(figure: Any, axes: Axes | None, name: str, title: str) -> str:
     """The figure as an element that can stand in a page beside others: ids of its own, no prolog, no metadata."""
     if axes is not None:
         handles, labels = axes.get_legend_handles_labels()
-        columns = 3 if max(map(len, labels)) <= 16 else 2 if max(map(len, labels)) <= 26 else 1
+        columns = 3 if max(map(len, labels)) <= 16 else 2 if max(map(len, labels)) <= 30 else 1
+        figure.set_figheight(AXES_HEIGHT + LINE_HEIGHT * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside lower center", ncol=columns)
     written = io.StringIO()
     import matplotlib as mpl

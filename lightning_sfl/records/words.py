@@ -19,6 +19,7 @@ def number(value: float | None) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = list(words)
+    """`a`, `a and b`, `a, b and c`; of more than eight the first six and how many more."""
+    known = list(words)
+    *first, last = known if len(known) <= 8 else [*known[:6], f"{len(known) - 6} more"]
     return f"{', '.join(first)} and {last}" if first else last

@@ -60,13 +60,24 @@ def test_rows_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     made.run(tmp_path / "c", FLAT, settings={"model.init_args.client_optimizer.init_args.lr": 0.5})
     made.run(tmp_path / "d", FLAT, method="FedAvg")
     made.run(tmp_path / "e", FLAT, method="FedAvg", settings={"trainer.default_root_dir": "elsewhere"}, seed=1)
-    labels = [row.label for row in compare([tmp_path]).rows]
-    assert labels == [
+    found = compare([tmp_path])
+    assert said(found, "Setting alpha").startswith(
+        "Setting alpha differs: 0.3 for SFL client_optimizer.lr=0.1 alpha=0.3"
+    )
+    assert [row.label for row in found.rows] == [
         "SFL client_optimizer.lr=0.1 alpha=0.3",
         "SFL client_optimizer.lr=0.1 alpha=1.0",
         "SFL client_optimizer.lr=0.5 alpha=0.3",
         "FedAvg",
     ]
+
+
+def test_what_every_label_says_is_not_said_again(tmp_path: Path) -> None:
+    made.run(tmp_path / "a", FLAT)
+    made.run(tmp_path / "b", FLAT[::-1], settings={"data.partition.init_args.alpha": 1.0})
+    found = compare([tmp_path], last=1)
+    assert [row.label for row in found.rows] == ["SFL alpha=0.3", "SFL alpha=1.0"]
+    assert found.differences == []
 
 
 def test_what_only_watches_is_no_difference(tmp_path: Path) -> None:
