@@ -17,6 +17,8 @@ from lightning_sfl.config_checks import TRAINER
 from lightning_sfl.config_words import one_line, readable, shortened, shown
 from lightning_sfl.core.errors import SFLError, nearest
 
+LIGHT_COMMANDS = ("sweep", "compare", "doctor")  # which this parser never meets
+
 
 class RefusedOptions(argparse.ArgumentError):
     """A complaint about the options of one class, with the names of those that it has."""
@@ -138,13 +140,13 @@ def missing(found: re.Match[str], key: str, complaint: Complaint) -> str:
 
 def unknown_command(found: re.Match[str], key: str, complaint: Complaint) -> str:
     """No command of that name."""
-    names = [*complaint.commands, "doctor"]
+    names = [*complaint.commands, *LIGHT_COMMANDS]
     return f"no command called {found[1]!r}; {nearest(found[1], names)}known: {', '.join(names)}"
 
 
 def no_command(found: re.Match[str], key: str, complaint: Complaint) -> str:
     """A command line without a command."""
-    return f"no command given: one of {', '.join([*complaint.commands, 'doctor'])}; --help explains them"
+    return f"no command given: one of {', '.join([*complaint.commands, *LIGHT_COMMANDS])}; --help explains them"
 
 
 def wrong_type(found: re.Match[str], key: str, complaint: Complaint) -> str:
