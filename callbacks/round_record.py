@@ -1,4 +1,4 @@
-"""The record of a run: after every round one line in `rounds.jsonl` and one row in every logger, at step = round."""
+"""The record of a run: `run.json` at its start; after each round a line in `rounds.jsonl` and a row in each logger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_sfl.callbacks.board import show
+from lightning_sfl.callbacks.run_manifest import facts_of
 from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.records.manifest import write_manifest
 from lightning_sfl.records.report import RoundReport
 from lightning_sfl.records.round_log import FILE_NAME, Record, RoundLog, resume
 
@@ -42,6 +44,7 @@ class RoundRecord(Watcher):
             return
         folder = trainer.log_dir  # asks all processes
         if trainer.is_global_zero:
+            write_manifest(folder or ".", facts_of(trainer, pl_module))
             self.log_file, earlier = resume(Path(folder or ".") / FILE_NAME, trainer.current_epoch)
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger) and earlier:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
 from lightning_sfl.class_names import kind_of
-from lightning_sfl.core.errors import ConfigError, require
+from lightning_sfl.core.errors import require
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 STRATEGIES = ("auto",)
@@ -67,14 +68,19 @@ def check_nulls(settings: Namespace, key: str = "") -> None:
 
 
 def check_arguments(owner: Any, arguments: Namespace, key: str) -> None:
-    """The nulls among the arguments of one class."""
+    """The nulls among the arguments of one class, and groups of options that are no group."""
     hints = hints_of(owner) if isinstance(owner, type) else {}
     for option, value in vars(arguments).items():
         hint = hints.get(option)
-        if value is None and isinstance(hint, type):
+        group = next((part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None)
+        if group is None and isinstance(hint, type):
             kind = kind_of(option)
             allowed = PLAIN.get(hint, f"a {kind.noun}: one of {kind.listed()}, or the import path of your own")
-            raise ConfigError(f"{key}.{option}=None is not allowed: {allowed}")
+            require(value is not None, f"{key}.{option}", value, allowed)
+        elif group is not None and not isinstance(value, group) and (value is not None or group is hint):
+            names = ", ".join(field.name for field in fields(group))
+            require(isinstance(value, Namespace), f"{key}.{option}", value, f"settings as `name: value` of {names}")
+            check_arguments(group, value, f"{key}.{option}")
 
 
 def hints_of(owner: type) -> dict[str, Any]:

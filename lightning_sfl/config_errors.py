@@ -10,12 +10,15 @@ import argparse
 import re
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from lightning_sfl.class_names import Kind, kind_of
 from lightning_sfl.config_checks import TRAINER
-from lightning_sfl.config_words import one_line, readable, shortened, shown
+from lightning_sfl.config_words import causes, one_line, original, readable, shortened, shown
 from lightning_sfl.core.errors import SFLError, nearest
+
+LIGHT_COMMANDS = ("sweep", "compare", "doctor")  # which this parser never meets
 
 
 class RefusedOptions(argparse.ArgumentError):
@@ -24,21 +27,6 @@ class RefusedOptions(argparse.ArgumentError):
     def __init__(self, message: str, known: Iterable[str]) -> None:
         super().__init__(None, message)
         self.known = list(known)
-
-
-def causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what it came from, outermost first."""
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return chain
-
-
-def original(error: BaseException) -> BaseException:
-    """The first of our own errors in the chain, or else where the chain began."""
-    chain = causes(error)
-    return next((link for link in chain if isinstance(link, SFLError)), chain[-1])
 
 
 def explain(message: str, error: Exception | None, parser: argparse.ArgumentParser) -> str:
@@ -61,7 +49,7 @@ def keys_of(chain: Sequence[BaseException]) -> list[str]:
     found = [
         re.match(r'Parser key "([^"]+)"', str(link)) for link in chain if not isinstance(link, argparse.ArgumentError)
     ]
-    return [match[1] for match in found if match]
+    return [name for name, _ in groupby(match[1] for match in found if match)]
 
 
 class Complaint:
@@ -138,13 +126,13 @@ def missing(found: re.Match[str], key: str, complaint: Complaint) -> str:
 
 def unknown_command(found: re.Match[str], key: str, complaint: Complaint) -> str:
     """No command of that name."""
-    names = [*complaint.commands, "doctor"]
+    names = [*complaint.commands, *LIGHT_COMMANDS]
     return f"no command called {found[1]!r}; {nearest(found[1], names)}known: {', '.join(names)}"
 
 
 def no_command(found: re.Match[str], key: str, complaint: Complaint) -> str:
     """A command line without a command."""
-    return f"no command given: one of {', '.join([*complaint.commands, 'doctor'])}; --help explains them"
+    return f"no command given: one of {', '.join([*complaint.commands, *LIGHT_COMMANDS])}; --help explains them"
 
 
 def wrong_type(found: re.Match[str], key: str, complaint: Complaint) -> str:
@@ -158,6 +146,11 @@ def wrong_type(found: re.Match[str], key: str, complaint: Complaint) -> str:
     ours = TRAINER.get(key.removeprefix("trainer."))
     allowed = ours[1] if ours else readable(listed[1] if listed else found[1])
     return f"{key}={shown(given[1] if given else found[2])} is not allowed: {allowed}"
+
+
+def no_section(found: re.Match[str], key: str, complaint: Complaint) -> str:
+    """A word in the place of a group of settings."""
+    return f"{key}={found[1]!r} is not allowed: settings as `name: value` below it, or a file that holds them"
 
 
 def out_of_range(found: re.Match[str], key: str, complaint: Complaint) -> str:
@@ -234,6 +227,7 @@ _REASONS: list[tuple[re.Pattern[str], Callable[[re.Match[str], str, Complaint], 
     (re.compile(r"invalid choice: '(.*?)'"), unknown_command),
     (re.compile(r'^expected "subcommand"'), no_command),
     (re.compile(r'^Linked "(.+)" must be given via "(.+)"'), linked),
+    (re.compile(r"Unable to load config \"(.*)\"$"), no_section),
     (re.compile(r"^(.*) does not conform to restriction (.*)"), out_of_range),
     (re.compile(r"^Expected a dot import path string: (.*)"), unknown_class),
     (re.compile(r"^Multiple subclasses with name (\w+)\..*ambiguity: (.*)"), ambiguous),

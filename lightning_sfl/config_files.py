@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+import lightning_sfl.methods
 from lightning_sfl.config_errors import no_setting
 from lightning_sfl.config_words import one_line
 from lightning_sfl.core.errors import ConfigError, require
-from lightning_sfl.methods.base import SplitMethod
 
 
 def check_files(arguments: Sequence[str], options: Sequence[str]) -> None:
@@ -75,7 +75,8 @@ def check_model(model: Any, run_seed: Any, path: str) -> None:
         raise ConfigError(
             f"model.seed={settings['seed']!r} is not a setting of its own (in {path}): give seed_everything"
         )
-    known = {"class_path", "init_args", "dict_kwargs", *inspect.signature(SplitMethod).parameters}
+    classes = [getattr(lightning_sfl.methods, name) for name in lightning_sfl.methods.__all__]
+    known = {"class_path", "init_args", "dict_kwargs"}.union(*(inspect.signature(cls).parameters for cls in classes))
     own = "." in str(model.get("class_path", "")) if isinstance(model, dict) else True
     for name, value in settings.items():
         if value == {} and name not in known and not own:

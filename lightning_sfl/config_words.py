@@ -1,8 +1,10 @@
-"""Values and types in the words of a config, for errors of one line."""
+"""Values, types and chains of errors in the words of a config, for errors of one line."""
 
 from __future__ import annotations
 
 import re
+
+from lightning_sfl.core.errors import SFLError
 
 _NUMBER = re.compile(r"-?(\d[\d_]*\.?\d*(e[-+]?\d+)?|inf|nan)|None|True|False", re.IGNORECASE)
 _WORDS = {"int": "an integer", "float": "a finite number", "bool": "true or false", "str": "text", "NoneType": "null"}
@@ -15,6 +17,21 @@ _LONGEST_VALUE = 80
 def one_line(error: BaseException) -> str:
     """The message of an error with its line breaks and runs of blanks taken out."""
     return " ".join(str(error).split())
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """The error and what it came from, outermost first."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return chain
+
+
+def original(error: BaseException) -> BaseException:
+    """The first of our own errors in the chain, or else where the chain began."""
+    chain = causes(error)
+    return next((link for link in chain if isinstance(link, SFLError)), chain[-1])
 
 
 def readable(types: str) -> str:

@@ -16,8 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.class_names import kind_of
 from lightning_sfl.config_checks import MOST
-from lightning_sfl.config_errors import original
-from lightning_sfl.config_words import one_line
+from lightning_sfl.config_words import one_line, original
 from lightning_sfl.core.errors import CheckpointError, ConfigError, SFLError, require
 from lightning_sfl.core.optimizers import rehearse_schedule
 from lightning_sfl.core.selection import FixedSchedule

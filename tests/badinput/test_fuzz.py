@@ -32,7 +32,7 @@ SPOILT: dict[str, Any] = {
     "empty section": {},
     "unknown name": "Nonesuch",
 }
-SAMPLE = 40
+SAMPLE = 24
 
 
 def keys_of(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -44,12 +44,13 @@ def keys_of(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def cases() -> list[tuple[str, tuple[str, ...], str]]:
-    """File, key and the way in which it is spoilt; data sets that do not ship are left to their own tests."""
+    """File, key and the way in which it is spoilt; comparisons, and data that do not ship, have tests of their own."""
     files = sorted(CONFIGS.rglob("*.yaml"))
     found = []
     for file in files:
         content = yaml.safe_load(file.read_text())
-        if "Parquet" not in str(content) and "PlayText" not in str(content):
+        is_run = content.keys() <= {"seed_everything", "trainer", "data", "model"}
+        if is_run and "Parquet" not in str(content) and "PlayText" not in str(content):
             found += [(str(file.relative_to(CONFIGS)), key, way) for key in keys_of(content) for way in SPOILT]
     return found
 

@@ -52,6 +52,8 @@ def test_commands_of_the_readme_work_in_order(clone: Path) -> None:
             run(command, clone)
     assert len((clone / "runs/sfl/version_0/rounds.jsonl").read_text().splitlines()) == 8
     assert (clone / "runs/predictions.csv").is_file()
+    assert len(list((clone / "runs/two").glob("*/*/version_0/run.json"))) == 4
+    assert (clone / "comparison/index.html").is_file()
     assert (clone / "runs/partition/classes_per_client.png").is_file()
 
 

@@ -1,0 +1,41 @@
+"""What a run is and what it met, gathered for its manifest."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightning_sfl import __version__
+from lightning_sfl.core.rounds import schedule_fingerprint
+from lightning_sfl.records.manifest import Manifest
+
+
+def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
+    """Method, seed, fingerprints, cut, parameters of both halves, and what results hang on besides: plain values."""
+    rounds = max(0, trainer.max_epochs or 0)
+    cut = module.split.certificate
+    return {
+        "method": str(module.method_name),
+        "revision": int(module.revision),
+        "seed": int(module.seed),
+        "rounds": rounds,
+        "clients": module.population.num_clients,
+        "partition": module.population.fingerprint,
+        "schedule": schedule_fingerprint(module.schedule(rounds)),
+        "cut_layer": cut.cut_layer,
+        "cut_way": cut.way,
+        "bytes_per_sample": cut.bytes_per_sample,
+        "client_parameters": cut.client_parameters,
+        "server_parameters": cut.server_parameters,
+        "device": module.device.type,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "lightning_sfl": __version__,
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,39 @@
+"""Where every command begins: what needs no torch is dispatched here, at once; the rest goes to the LightningCLI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["compare"]:
+        from lightning_sfl.records.compare import main as compare
+
+        compare(given[1:])
+    elif given[:1] == ["sweep"]:
+        from lightning_sfl.sweep_command import main as sweep
+
+        sweep(given[1:])
+    else:
+        train(given)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Hand over to Lightning; end the process group, without which some good runs abort at exit."""
+    import torch.distributed as dist
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from lightning_sfl.cli import main as command_line
+
+    try:
+        record(command_line)(arguments)
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

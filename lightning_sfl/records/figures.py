@@ -1,0 +1,82 @@
+"""The figures of a row: what its runs reached, what that cost, and by which dynamics, each as a spread over seeds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lightning_sfl.records.curves import Spread, best, crossing, curve, last_mean, mean, spread
+from lightning_sfl.records.groups import Group
+from lightning_sfl.records.runs import Run
+
+TARGETS = {"rounds": "rounds_to_target", "server steps": "server_steps_to_target", "MB moved": "mb_to_target"}
+TOTALS = {
+    "client_steps": "count/client_steps_total",
+    "server_steps": "count/server_steps_total",
+    "samples": "count/samples_main_total",
+}
+# The axes along which methods differ, all measured: gradient scale at the cut, start states, steps.
+DYNAMICS = {
+    "scale_rel": "cut/scale_rel_mean",
+    "denom": "cut/denom_mean",
+    "scale_ratio": "cut/scale_ratio",
+    "start_distance": "init/dist",
+    "start_distance_rel": "init/dist_rel",
+}
+KIND = re.compile(r"traffic/(\w+)_(up|down)_bytes")
+
+
+@dataclass(eq=False)
+class Row:
+    """A group and its figures by name; traffic is (kind, direction) -> megabytes of the whole run."""
+
+    group: Group
+    figures: dict[str, Spread]
+    traffic: dict[tuple[str, str], Spread]
+
+    @property
+    def label(self) -> str:
+        return self.group.label
+
+
+def row_of(group: Group, last: int, target: float) -> Row:
+    """All figures of a group."""
+    per_run = [figures_of(run, last, target) for run in group.runs]
+    found = {name: spread([figures[name] for figures in per_run]) for name in per_run[0]}
+    kinds = dict.fromkeys(kind for run in group.runs for kind in kinds_of(run))
+    traffic = {kind: spread([megabytes(run, *kind) for run in group.runs]) for kind in kinds}
+    return Row(group, found, traffic)
+
+
+def figures_of(run: Run, last: int, target: float) -> dict[str, float | None]:
+    """The figures of one run by name."""
+    tag = run.accuracy_tag
+    found: dict[str, float | None] = {
+        "accuracy": last_mean(run, tag, last),
+        "best": best(run, tag),
+        **{name: crossing(curve(run, tag, axis), target) for axis, name in TARGETS.items()},
+        **{name: run.last(total) for name, total in TOTALS.items()},
+        "mb_up": megabytes(run, "", "up"),
+        "mb_down": megabytes(run, "", "down"),
+        **{name: mean([value for _, value in run.series(tag)]) for name, tag in DYNAMICS.items()},
+    }
+    steps, served = found["client_steps"], found["server_steps"]
+    if not served:  # a target is not reached along an axis on which nothing moves
+        found["server_steps_to_target"] = None
+    found["server_per_client"] = served / steps if served is not None and steps else None
+    found["server_per_round"] = served / run.rounds if served is not None else None
+    found["client_per_round"] = steps / run.rounds if steps is not None else None
+    return found
+
+
+def kinds_of(run: Run) -> list[tuple[str, str]]:
+    """What crossed in any round: (`smashed`, `up`), ..."""
+    tags = dict.fromkeys(tag for record in run.records for tag in record["scalars"])
+    return [(match[1], match[2]) for tag in tags if (match := KIND.fullmatch(tag))]
+
+
+def megabytes(run: Run, kind: str, direction: str) -> float | None:
+    """Megabytes of the run of one kind ('' for all); None unless traffic was recorded in every round."""
+    tag = f"traffic/{kind}_{direction}_bytes" if kind else f"traffic/{direction}_bytes"
+    whole = run.every_round and len(run.series(f"traffic/{direction}_bytes")) == run.rounds
+    return sum(value for _, value in run.series(tag)) / 1e6 if whole else None

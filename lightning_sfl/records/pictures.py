@@ -1,0 +1,221 @@
+"""The pictures of a comparison as SVG: a line is the mean over seeds, its band their sample standard deviation."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning_sfl.records.curves import AXES, curve, mean, mean_curve, points
+from lightning_sfl.records.figures import Row
+from lightning_sfl.records.palette import style_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIZE = (5.4, 3.9)  # inches
+AXES_HEIGHT, LINE_HEIGHT = 3.45, 0.2
+RULES: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: of its file; caption: what to look at, and which rows are missing from it; svg: without a prolog."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def pictures(rows: Sequence[Row]) -> list[Picture]:
+    """All pictures for which any row has records."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(RULES):  # type: ignore[arg-type]
+        return list(_pictures(rows))
+
+
+def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
+    for axis in AXES:
+        yield from _lines(rows, f"accuracy_{axis.replace(' ', '_').lower()}", f"Accuracy against {axis}", None, axis)
+    yield from _lines(
+        rows,
+        "disagreement",
+        "Disagreement of the clients' updates",
+        "disagree/A_ratio",
+        under=_null_band,
+        caption="Share of the updates' squared length that cancels. Grey: where mutually orthogonal updates would lie.",
+    )
+    yield from _lines(
+        rows,
+        "alignment",
+        "Cosine between clients' updates",
+        "align/cos_pair_client",
+        under=lambda axes, _: axes.axhline(0, color="#999999", linewidth=1),
+        caption="Mean over pairs of clients; 0 is orthogonal.",
+    )
+    yield from _scales(rows)
+    yield from _lines(
+        rows, "start_distance", "Distance between start states", "init/dist", caption="0: all clients start alike."
+    )
+    yield from _lines(
+        rows,
+        "divergence",
+        "Gradient divergence of the client half",
+        "gdiv/client_rel",
+        caption="Spread of the clients' gradients at one state, relative to their mean.",
+    )
+
+
+def _lines(
+    rows: Sequence[Row],
+    name: str,
+    title: str,
+    tag: str | None,
+    axis: str = "rounds",
+    under: Callable[[Axes, Sequence[Row]], object] | None = None,
+    caption: str = "",
+) -> Iterator[Picture]:
+    """A curve per row; `tag` None is the accuracy, each run's own kind."""
+    drawn = {}
+    for row in rows:
+        middle = mean_curve([points(run, tag or run.accuracy_tag, axis) for run in row.group.runs])
+        if middle and (axis == "rounds" or middle[-1][0] > 0):
+            drawn[row.label] = (row, middle)
+    if not drawn:
+        return
+    figure, axes = _canvas()
+    if under is not None:
+        under(axes, rows)
+    for place, (row, middle) in enumerate(drawn.values()):
+        _line(axes, row, middle, place / len(drawn))
+    if tag is None:
+        axes.set_ylim(0, 1.02)
+    axes.set_xlabel("round" if axis == "rounds" else axis)
+    axes.set_ylabel("accuracy" if tag is None else tag)
+    lacking = [row.label for row in rows if row.label not in drawn]
+    left_out = f" Not shown, since there is nothing to show: {', '.join(lacking)}." if lacking else ""
+    yield Picture(name, title, caption + left_out, _svg(figure, axes, name, title))
+
+
+def _line(axes: Axes, row: Row, middle: Sequence[Any], shift: float) -> None:
+    """Line and band; markers are shifted from row to row, so that equal curves show both."""
+    style = style_of(row.group.method, row.group.variant)
+    step = max(1, len(middle) // 6)
+    xs = [x for x, _ in middle]
+    ys = [found.mean for _, found in middle]
+    axes.plot(
+        xs,
+        ys,
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.marker,
+        markevery=(int(shift * step), step),
+        markersize=5,
+        markerfacecolor="white" if row.group.variant % 2 else style.colour,
+        label=row.label,
+    )
+    if all(found.sd is not None for _, found in middle):
+        low = [found.mean - found.sd for _, found in middle]
+        high = [found.mean + found.sd for _, found in middle]
+        axes.fill_between(xs, low, high, color=style.colour, alpha=0.15, linewidth=0)
+
+
+def _null_band(axes: Axes, rows: Sequence[Row]) -> None:
+    """Smallest and largest A_null of any run in each round."""
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        for run in row.group.runs:
+            for x, value in curve(run, "disagree/A_null"):
+                found.setdefault(x, []).append(value)
+    xs = sorted(found)
+    if xs:
+        low, high = [min(found[x]) for x in xs], [max(found[x]) for x in xs]
+        axes.fill_between(
+            xs, low, high, color="#9a9a9a", alpha=0.7, linewidth=1.5, zorder=1.5, label="orthogonal (A_null)"
+        )
+
+
+def _scales(rows: Sequence[Row]) -> Iterator[Picture]:
+    """One dot per client and seed: its mean over the rounds it took part in."""
+    found = {row.label: (row, _client_means(row, "cut_scale_rel")) for row in rows}
+    shown = {label: (row, values) for label, (row, values) in found.items() if values}
+    if not shown:
+        return
+    figure, axes = _canvas()
+    for place, (row, values) in enumerate(shown.values()):
+        style = style_of(row.group.method, row.group.variant)
+        spots = [place + 0.5 * ((k * 0.618034) % 1 - 0.5) for k in range(len(values))]
+        axes.plot(spots, values, style.marker, color=style.colour, markersize=4, alpha=0.7, linestyle="none")
+    every = [value for _, values in shown.values() for value in values]
+    if min(every) > 0 and max(every) / min(every) > 5:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.15 * max(every))
+    axes.axhline(1, color="#999999", linewidth=1, zorder=0)
+    slanted = len(shown) > 3
+    axes.set_xticks(range(len(shown)), list(shown), rotation=30 * slanted, ha="right" if slanted else "center")
+    axes.set_xlim(-0.6, len(shown) - 0.4)
+    axes.set_ylabel("cut_scale_rel")
+    title = "Gradient scale that each client receives at the cut"
+    lacking = [label for label in found if label not in shown]
+    left_out = f" No gradient was measured at the cut for: {', '.join(lacking)}." if lacking else ""
+    caption = "One dot per client and seed. 1: the mean over the client's own batch." + left_out
+    yield Picture("cut_scale", title, caption, _svg(figure, None, "cut_scale", title))
+
+
+def _client_means(row: Row, field: str) -> list[float]:
+    values: dict[tuple[int, str], list[float]] = {}
+    for number, run in enumerate(row.group.runs):
+        for record in run.records:
+            for key, fields in record["clients"].items():
+                if field in fields:
+                    values.setdefault((number, key.split(".")[0]), []).append(fields[field])
+    return [middle for found in values.values() if (middle := mean(found)) is not None]
+
+
+def _canvas() -> tuple[Any, Axes]:
+    """A figure of its own, known to no window system."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Any, axes: Axes | None, name: str, title: str) -> str:
+    """The figure as an element that can stand in a page beside others: ids of its own, no prolog, no metadata."""
+    if axes is not None:
+        handles, labels = axes.get_legend_handles_labels()
+        columns = 3 if max(map(len, labels)) <= 16 else 2 if max(map(len, labels)) <= 30 else 1
+        figure.set_figheight(AXES_HEIGHT + LINE_HEIGHT * -(-len(labels) // columns))
+        figure.legend(handles, labels, loc="outside lower center", ncol=columns)
+    written = io.StringIO()
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = written.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

@@ -1,0 +1,67 @@
+"""The manifest says what a run met, the same bytes each time, and more rounds change only what depends on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_sfl.callbacks import RoundRecord
+from lightning_sfl.core.rounds import schedule_fingerprint
+from lightning_sfl.methods import SFL, SFLV2
+from lightning_sfl.records.manifest import read_manifest, write_manifest
+from tests import tiny
+
+
+def fitted(folder: Path, cls: Any = SFL, rounds: int = 2, **options: Any) -> tuple[Any, Any]:
+    method, data = tiny.build(cls, tiny.network(), participants=2, batch_size=2, **options), tiny.rows()
+    tiny.trainer(rounds, [RoundRecord()], default_root_dir=folder).fit(method, data)
+    return method, data
+
+
+def test_a_run_says_what_it_met(tmp_path: Path) -> None:
+    method, data = fitted(tmp_path)
+    facts = read_manifest(tmp_path)
+    assert facts["method"] == "sfl"
+    assert (facts["revision"], facts["seed"], facts["rounds"]) == (SFL.revision, method.seed, 2)
+    assert facts["partition"] == data.population.fingerprint
+    assert facts["schedule"] == schedule_fingerprint(method.schedule(2))
+    assert facts["clients"] == data.population.num_clients
+    assert facts["cut_layer"] == method.cut_layer
+    halves = {"client": method.client_half, "server": method.server_half}
+    for half, module in halves.items():
+        assert facts[f"{half}_parameters"] == sum(p.numel() for p in module.parameters())
+    assert {"torch", "lightning", "lightning_sfl", "python"} == set(facts["versions"])
+
+
+def test_the_same_bytes_every_time_and_the_same_facts_for_another_method(tmp_path: Path) -> None:
+    for name, cls in {"a": SFL, "b": SFL, "c": SFLV2}.items():
+        fitted(tmp_path / name, cls)
+    first, second, other = ((tmp_path / name / "run.json").read_bytes() for name in "abc")
+    assert first == second
+    assert {k: v for k, v in json.loads(first).items() if k != "method"} == {
+        k: v for k, v in json.loads(other).items() if k != "method"
+    }
+
+
+def test_a_longer_run_meets_more(tmp_path: Path) -> None:
+    fitted(tmp_path)
+    before = read_manifest(tmp_path)
+    fitted(tmp_path, rounds=3)
+    after = read_manifest(tmp_path)
+    assert {key for key in after if after[key] != before[key]} == {"rounds", "schedule"}
+
+
+def test_a_rehearsal_leaves_nothing(tmp_path: Path) -> None:
+    method, data = tiny.build(SFL, tiny.network(), participants=2, batch_size=2), tiny.rows()
+    tiny.trainer(1, [RoundRecord()], default_root_dir=tmp_path, fast_dev_run=True).fit(method, data)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_what_is_not_a_number_is_refused_and_nothing_stays(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        write_manifest(tmp_path, {"seed": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+    assert read_manifest(tmp_path) == {}
