@@ -22,6 +22,7 @@ def results(rows: Sequence[Row], last: int, target: float) -> Table:
         (f"server steps to {goal}", lambda row: reached(row.figures["server_steps_to_target"]), True),
         ("client steps", lambda row: count(row.figures["client_steps"]), True),
         ("server steps", lambda row: count(row.figures["server_steps"]), True),
+        ("samples", lambda row: count(row.figures["samples"]), True),
         ("MB up", lambda row: amount(row.figures["mb_up"]), True),
         ("MB down", lambda row: amount(row.figures["mb_down"]), True),
         ("seeds", lambda row: str(len(row.group.runs)), True),
