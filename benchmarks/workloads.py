@@ -22,7 +22,7 @@ from lightning_sfl.methods import SFL, FedAvg, SplitMethod
 
 State = dict[str, Tensor]
 LEARNING_RATE = 0.1
-TOLERANCE = 1e-5
+TOLERANCE = 1e-9  # between the weights of two loops, in double precision
 
 
 class RandomImages(Source):
