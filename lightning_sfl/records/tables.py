@@ -73,7 +73,7 @@ def setups(rows: Sequence[Row]) -> Table:
         for run in row.group.runs:
             facts = run.manifest
             sizes = [f"{facts[key]:,}" if key in facts else "" for key in ("client_parameters", "server_parameters")]
-            prints = [str(facts.get(key, "")) for key in ("partition", "schedule", "cut_layer")]
+            prints = [str(facts.get(key) or "") for key in ("partition", "schedule", "cut_layer")]
             seed = "" if run.seed is None else str(run.seed)
             cells.append([str(run.folder), row.label, seed, str(run.rounds), *prints, *sizes])
     return Table(
