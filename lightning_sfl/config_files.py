@@ -46,6 +46,7 @@ def read_config(path: str) -> dict[str, Any]:
         raise ConfigError(f"config={path!r} is not YAML: {one_line(error)}") from error
     require(content is not None, "config", path, "a file with settings; this one is empty")
     require(isinstance(content, dict), "config", path, f"settings as `key: value`, not a {type(content).__name__}")
+    require("grid" not in content, "config", path, "settings of one run; this is a sweep: train.py sweep --config")
     return content  # type: ignore[no-any-return]
 
 

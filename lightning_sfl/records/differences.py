@@ -136,10 +136,10 @@ def shared(rows: Sequence[Row]) -> list[str]:
         same.append(f"seeds {', '.join(map(str, groups[0].seeds))}")
     if len({run.rounds for one in groups for run in one.runs}) == 1:
         same.append(f"{groups[0].runs[0].rounds} rounds")
-    for key, sentences in (("partition", by_seed(groups, "partition", "")), ("client schedule", schedules(groups))):
-        known = all("partition" in run.manifest for one in groups for run in one.runs)
-        if known and not sentences:
-            same.append(f"{key} (per seed)")
+    found = {"partition": by_seed(groups, "partition", ""), "schedule": schedules(groups)}
+    for key, sentences in found.items():
+        if not sentences and all(run.manifest.get(key) for one in groups for run in one.runs):
+            same.append(f"{'client ' * (key == 'schedule')}{key} (per seed)")
     if len({fact("cut_layer")(one) for one in groups}) == 1 and groups[0].runs[0].manifest:
         facts = groups[0].runs[0].manifest
         same.append(f"cut {facts.get('cut_layer')}")
@@ -164,7 +164,7 @@ def by_seed(groups: Sequence[Group], key: str, what: str) -> list[str]:
     seeds = sorted({run.seed for one in groups for run in one.runs if run.seed is not None})
     apart = []
     for seed in seeds:
-        having = [one for one in groups if seed in one.seeds and key in run_of(one, seed).manifest]
+        having = [one for one in groups if seed in one.seeds and run_of(one, seed).manifest.get(key)]
         apart.append((seed, differs(f"{what}, seed {seed}, differs", having, print_of(key, seed))))
     found = [(seed, sentences[0]) for seed, sentences in apart if sentences]
     if not found:

@@ -22,6 +22,7 @@ def results(rows: Sequence[Row], last: int, target: float) -> Table:
         (f"server steps to {goal}", lambda row: reached(row.figures["server_steps_to_target"]), True),
         ("client steps", lambda row: count(row.figures["client_steps"]), True),
         ("server steps", lambda row: count(row.figures["server_steps"]), True),
+        ("samples", lambda row: count(row.figures["samples"]), True),
         ("MB up", lambda row: amount(row.figures["mb_up"]), True),
         ("MB down", lambda row: amount(row.figures["mb_down"]), True),
         ("seeds", lambda row: str(len(row.group.runs)), True),
@@ -72,7 +73,7 @@ def setups(rows: Sequence[Row]) -> Table:
         for run in row.group.runs:
             facts = run.manifest
             sizes = [f"{facts[key]:,}" if key in facts else "" for key in ("client_parameters", "server_parameters")]
-            prints = [str(facts.get(key, "")) for key in ("partition", "schedule", "cut_layer")]
+            prints = [str(facts.get(key) or "") for key in ("partition", "schedule", "cut_layer")]
             seed = "" if run.seed is None else str(run.seed)
             cells.append([str(run.folder), row.label, seed, str(run.rounds), *prints, *sizes])
     return Table(

@@ -64,6 +64,13 @@ def test_what_cannot_work_ends_with_one_line(arguments: tuple[str, ...], words: 
     assert words in done.stderr
 
 
+def test_a_sweep_file_is_no_config_of_fit() -> None:
+    done = entry("fit", "--config", "configs/experiments/compare_digits.yaml")
+    assert done.returncode == 2
+    assert "train.py sweep --config" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     folder = made.run(tmp_path / "a", [0.1, 0.9])
     (folder / "rounds.jsonl").write_text("nonsense\n" + (folder / "rounds.jsonl").read_text())

@@ -122,6 +122,16 @@ def test_the_schedule_of_runs_of_unlike_length_is_read_from_the_records(tmp_path
     assert said(compare([tmp_path], last=1), "Clients met") == "Clients met, seed 0, differ between SFL / USFL."
 
 
+def test_a_schedule_that_nobody_knew_beforehand_has_no_fingerprint(tmp_path: Path) -> None:
+    made.run(tmp_path / "a", FLAT)
+    made.run(tmp_path / "b", FLAT[::-1], method="USFL", facts={"schedule": None})
+    found = compare([tmp_path], last=1)
+    assert not [sentence for sentence in found.differences if sentence.startswith("Client")]
+    assert "partition" in found.alike
+    assert "schedule" not in found.alike
+    assert "None" not in str(found.tables[3].rows)
+
+
 def test_who_took_part_counts_besides_who_was_to(tmp_path: Path) -> None:
     """As in asynchronous methods, whose clients come when they are done."""
     made.run(tmp_path / "a", FLAT)
