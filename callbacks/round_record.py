@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_sfl.callbacks.pictures import diverging
 from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.core.events import RoundEnd
 from lightning_sfl.records.report import RoundReport
 from lightning_sfl.records.round_log import FILE_NAME, Record, RoundLog, resume
 
@@ -19,7 +20,7 @@ NOT_MEASURED = ("round", "epoch", "step")
 
 
 class RoundRecord(Watcher):
-    """Asks every watcher for its report, adds what the method and the evaluation logged, and writes it all down.
+    """Asks every watcher for its report, adds what the method counts and the evaluation logged, and writes it all down.
 
     A resumed run drops the lines of rounds that it is about to repeat, and gives earlier rounds back to a CSV logger,
     which deletes its file when it starts. Only the first process writes.
@@ -32,6 +33,7 @@ class RoundRecord(Watcher):
         super().__init__(every)
         self.log_file: RoundLog | None = None
         self.evaluated = False
+        self.own_scalars: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A new run, or a resumed one: the log is opened when its first round is known."""
@@ -49,6 +51,10 @@ class RoundRecord(Watcher):
                 if isinstance(logger, CSVLogger) and earlier:
                     _give_back(logger, earlier)
 
+    def on_round_end(self, module: Any, event: RoundEnd) -> None:
+        """Keep what the method itself counts."""
+        self.own_scalars = event.scalars
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now are the evaluation's metrics those of this round."""
         self.evaluated = True
@@ -58,6 +64,8 @@ class RoundRecord(Watcher):
         if not self.due(trainer.current_epoch):
             return
         report = RoundReport(trainer.current_epoch)
+        for tag, value in self.own_scalars.items():
+            report.scalar(tag, value)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Watcher):
                 callback.report(pl_module, report)

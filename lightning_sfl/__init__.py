@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import FedAvg as FedAvg
     from lightning_sfl.methods import FedSGD as FedSGD
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
+    from lightning_sfl.methods import MultiSFL as MultiSFL
     from lightning_sfl.methods import SplitLearning as SplitLearning
     from lightning_sfl.trainer import trainer as trainer
 
 __version__ = "0.1.0"
 
-_METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "FedAvg", "FedSGD", "Centralized")
+_METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "FedAvg", "FedSGD", "Centralized", "MultiSFL")
 _HOMES = {
     **dict.fromkeys(_METHODS, "lightning_sfl.methods"),
     "FederatedData": "lightning_sfl.data",

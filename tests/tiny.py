@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lightning_sfl.methods as registry
 from lightning_sfl.core import events
 from lightning_sfl.core.population import Population
-from lightning_sfl.methods import FedAvg, FedSGD, SplitMethod
+from lightning_sfl.methods import FedAvg, FedSGD, MultiSFL, SplitMethod
 
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
@@ -26,10 +26,14 @@ METHODS: list[type[SplitMethod]] = [
 ]
 CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg", "FedSGD", "Centralized")]
 
+# Methods whose slots, with their optimizers, go on from round to round.
+PERSISTENT: list[type[SplitMethod]] = [MultiSFL]
+
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
+    MultiSFL: {"weighting"},
 }
 
 torch.set_num_threads(1)

@@ -42,3 +42,9 @@ def buffers_of(module: nn.Module) -> State:
 def gradients_of(module: nn.Module) -> State:
     """Live gradients by parameter name, for parameters that have one."""
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def squared_gradient_norm(module: nn.Module) -> Tensor:
+    """||gradient||^2 over all parameters that have one, float64, on the device."""
+    norms = torch._foreach_norm(list(gradients_of(module).values()))
+    return torch.stack(norms).double().square().sum()

@@ -5,6 +5,7 @@ from lightning_sfl.methods.centralized import Centralized
 from lightning_sfl.methods.fedavg import FedAvg
 from lightning_sfl.methods.fedsgd import FedSGD
 from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
+from lightning_sfl.methods.multisfl import MultiSFL
 from lightning_sfl.methods.sfl import SFL
 from lightning_sfl.methods.sfl_v1 import SFLV1
 from lightning_sfl.methods.sfl_v2 import SFLV2
@@ -18,6 +19,7 @@ __all__ = [
     "FedAvg",
     "FedSGD",
     "MiniBatchSFL",
+    "MultiSFL",
     "SplitLearning",
     "SplitMethod",
 ]

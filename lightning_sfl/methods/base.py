@@ -69,6 +69,7 @@ class SplitMethod(Sides):
         """Bring the data to the device and look up who watches."""
         self.population = self.data.population.to(self.device)
         self.boundary = Boundary()
+        self.recall_memory()
         self.watch(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -96,22 +97,30 @@ class SplitMethod(Sides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes))
+        self.emit(
+            events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), self.scalars()
+        )
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
         uploads = [self.upload(batch) for batch in batches]
         self.download(self.serve(uploads))
 
+    def scalars(self) -> dict[str, float]:
+        """What the method itself keeps count of, by tag; told at the end of every round."""
+        return {}
+
     # --- the end of the round ---------------------------------------------------------------------------------------
 
     def weights(self, plan: Plan) -> list[float]:
         """Aggregation weight of each slot's client, of any positive scale."""
+        return [self.weight_of(*each) for each in zip(plan.participants, plan.num_rows, strict=True)]
+
+    def weight_of(self, client: int, num_rows: int) -> float:
+        """Aggregation weight of a client that trained on so many rows."""
         if self.weighting == "uniform":
-            return [1.0] * len(plan.participants)
-        if self.weighting == "rows":
-            return [float(rows) for rows in plan.num_rows]
-        return [float(len(self.population.rows[client])) for client in plan.participants]
+            return 1.0
+        return float(num_rows if self.weighting == "rows" else len(self.population.rows[client]))
 
     def end_clients(self, plan: Plan) -> None:
         """Every participant hands in what it trained."""

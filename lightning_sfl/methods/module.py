@@ -190,8 +190,12 @@ class SplitModule(EvaluatedModule):
     def restart_optimizers(self) -> None:
         """Forget momentum and moments: a client's state has no meaning for the next client in its slot."""
         for role in self.roles:
-            if role == "client" or not self.persist_server_optimizer:
+            if not self.lasting(role):
                 self.optimizer(role).optimizer.state.clear()
+
+    def lasting(self, role: Role) -> bool:
+        """Whether the optimizer of this side keeps its state from round to round."""
+        return role == "server" and self.persist_server_optimizer
 
     def step_schedules(self) -> None:
         """One step of every learning-rate schedule; Lightning leaves this to us under manual optimization."""
