@@ -232,6 +232,7 @@ def quiet_warnings() -> None:
         "LeafSpec.*is deprecated",
         "callbacks used to create",
         "dirpath has changed",
+        "have no logger configured",
     )
     for note in notes:
         warnings.filterwarnings("ignore", message=f".*{note}.*")

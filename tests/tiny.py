@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lightning_sfl.methods as registry
 from lightning_sfl.core import events
 from lightning_sfl.core.population import Population
-from lightning_sfl.methods import FedAvg, FedSGD, MultiSFL, SplitMethod
+from lightning_sfl.methods import SFLV1, FedAvg, FedSGD, MultiSFL, SplitMethod
 
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
@@ -31,7 +31,8 @@ PERSISTENT: list[type[SplitMethod]] = [MultiSFL]
 
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {
-    FedAvg: {"server_optimizer", "server_scheduler", "server_clip"},
+    FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
     MultiSFL: {"weighting"},
 }
@@ -56,10 +57,10 @@ class Rows(L.LightningDataModule):
     """Clients that own the given rows of x and y; by default client i owns the i-th stretch of `sizes[i]` rows."""
 
     eval_set = "val"
-    num_classes = NUM_CLASSES
 
-    def __init__(self, x: Tensor, y: Tensor, rows: Sequence[Sequence[int]]) -> None:
+    def __init__(self, x: Tensor, y: Tensor, rows: Sequence[Sequence[int]], num_classes: int = NUM_CLASSES) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.population = Population(x, y, tuple(np.asarray(r, dtype=np.int64) for r in rows))
 
     def example(self) -> Tensor:

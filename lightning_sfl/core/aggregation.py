@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -28,7 +28,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
 def weighted_average(
     states: Sequence[State],
     weights: Sequence[float],
-    buffers: Sequence[str] = (),
+    buffers: Collection[str] = (),
     buffer_policy: BufferPolicy = "average",
 ) -> State:
     """Average of the states, summed in the order given.
@@ -52,7 +52,9 @@ def weighted_average(
 
 
 def _weighted_sum(column: Sequence[tuple[Tensor, float]]) -> Tensor:
-    total = column[0][0] * column[0][1]
+    # from the first state on, so that states which agree (frozen layers, a single client) come out exactly as they are
+    first = column[0][0]
+    total = first.clone()
     for tensor, share in column[1:]:
-        total.add_(tensor, alpha=share)
+        total.add_(tensor - first, alpha=share)
     return total

@@ -29,7 +29,7 @@ from lightning_sfl.core.cut import Boundary, Reply, Upload
 from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
-from lightning_sfl.core.state import load_state, state_of
+from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.sides import Sides
 
@@ -78,11 +78,12 @@ class SplitMethod(Sides):
         self.tally = Tally()
         with untouched_generators(self.device):
             self.train_round(self.plan(self.current_epoch))
+        loss, accuracy = self.tally.read()
+        rates = {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
+        scalars = {"train/loss": loss, "train/acc": accuracy, "round": float(self.current_epoch), **rates}
+        self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
         self.restart_optimizers()
         self.step_schedules()
-        loss, accuracy = self.tally.read()
-        scalars = {"train/loss": loss, "train/acc": accuracy, "round": float(self.current_epoch)}
-        self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
 
     def train_round(self, plan: Plan) -> None:
         """Local steps until the plan is done, then the merge."""
@@ -136,7 +137,7 @@ class SplitMethod(Sides):
     def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
         """Write the weighted average of the first len(participants) halves into `into`."""
         states = [state_of(halves[slot]) for slot in range(len(plan.participants))]
-        load_state(into, weighted_average(states, self.weights(plan)))
+        load_state(into, weighted_average(states, self.weights(plan), buffers_of(into), self.bn_buffers))
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 

@@ -46,9 +46,9 @@ class EvaluatedModule(PersistentModule):
         loss.update(self.loss(logits, labels), weight=len(labels))
 
     def log_meters(self) -> None:
-        """Hand the metrics to Lightning; in training the round's record takes them to the loggers, with the round as x."""
-        to_loggers = self.trainer.state.fn != "fit" and bool(self.trainer.loggers)
-        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=to_loggers)
+        """Hand the metrics to Lightning; in training the round's record takes them to the loggers."""
+        training = self.trainer.state.fn == "fit"
+        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=not training)
 
     def on_validation_epoch_start(self) -> None:
         self.on_evaluation_start(self.data.eval_set)

@@ -27,7 +27,7 @@ class FedSGD(SplitMethod):
 
     Args:
         backbone: the whole network.
-        cut_layer: where diagnostics divide it; the numbers do not depend on it.
+        cut_layer: where diagnostics divide it; numbers do not depend on it, except that dropout draws from a stream a side.
         kwargs: options of `SplitMethod` but for those of local training, of which there is none; `server_clip`
             bounds the averaged gradient of the whole network.
     """
@@ -63,7 +63,8 @@ class FedSGD(SplitMethod):
             mean = weighted_average([gradients_of(member) for member in members], weights)
             for name, parameter in half.named_parameters():
                 parameter.grad = mean.get(name)
-            load_state(half, weighted_average([buffers_of(member) for member in members], weights))
+            buffers = [buffers_of(member) for member in members]
+            load_state(half, weighted_average(buffers, weights, buffers[0], self.bn_buffers))
         self.step_server([self.server_turn([batches[0] for batches in plan.batches])._replace(half=self.server_half)])
 
     def guard_step(self, owned: Any, clients: Sequence[int], side: Role, cut_gradients: Sequence[Tensor] = ()) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from lightning_sfl.core.aggregation import Weighting
+from lightning_sfl.core.aggregation import BufferPolicy, Weighting
 from lightning_sfl.core.batchnorm import apply_one_row_rule
 from lightning_sfl.core.errors import ConfigError, require
 from lightning_sfl.core.population import Population
@@ -47,6 +47,7 @@ class SplitModule(EvaluatedModule):
         local_epochs: passes over its own data that a client makes in a round.
         local_steps: instead of local_epochs, this many batches, however small the client is.
         weighting: a client's weight in the merge: its number of samples, of rows trained on in this round, or uniform.
+        bn_buffers: buffers such as BatchNorm's statistics are averaged like weights, or taken from the first client.
         client_order: order in which the server meets the clients: by id, as selected, or shuffled every round.
         client_clip: largest gradient norm of a client half, null for no clipping.
         server_clip: largest gradient norm of the server half, null for no clipping.
@@ -73,6 +74,7 @@ class SplitModule(EvaluatedModule):
         local_epochs: int = 1,
         local_steps: int | None = None,
         weighting: Weighting = "samples",
+        bn_buffers: BufferPolicy = "average",
         client_order: ClientOrder = "sorted",
         client_clip: float | None = None,
         server_clip: float | None = None,
@@ -100,6 +102,7 @@ class SplitModule(EvaluatedModule):
         self.selection = selection or Uniform()
         self.work = Work(batch_size, local_epochs, local_steps)
         self.weighting: Weighting = weighting
+        self.bn_buffers: BufferPolicy = bn_buffers
         self.client_order: ClientOrder = client_order
         self.clips: dict[Role, float | None] = {"client": client_clip, "server": server_clip}
         self.persist_server_optimizer = persist_server_optimizer
@@ -186,6 +189,10 @@ class SplitModule(EvaluatedModule):
         """Set gradients to None, so that optimizers leave alone what gets none in this step."""
         for parameter in parameters:
             parameter.grad = None
+
+    def learning_rates(self) -> dict[Role, float]:
+        """The rate each side's optimizer has in this round."""
+        return {role: float(self.optimizer(role).optimizer.param_groups[0]["lr"]) for role in self.roles}
 
     def restart_optimizers(self) -> None:
         """Forget momentum and moments: a client's state has no meaning for the next client in its slot."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.core.branches import master_of, pull_towards
+from lightning_sfl.core.branches import pull_towards
 from lightning_sfl.core.cut import Reply, Smashed, Upload, cut_up, rows_of
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.evaluation import evaluated
@@ -100,19 +100,17 @@ class MultiSFL(SplitMethod):
         half, sizes = self.server_of(uploads[0].slot), [uploads[0].num_rows, rows_of(uploads[1:])]
         return torch.cat([half(part) for part in cut_up(received, sizes)])
 
-    def step_server(self, stepped: Sequence[ServerTurn]) -> None:
-        super().step_server(stepped)
+    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        super().step_server(stepped, cut_gradients)
         for turn in stepped:
             self.desk.note_step(turn.branch, squared_gradient_norm(turn.half))
 
     def merge(self, plan: Plan) -> None:
-        for halves, half in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
-            branches = halves[: self.num_branches]
-            master = master_of(branches)
-            load_state(half, master)
-            for branch in branches:
-                pull_towards(branch, master, self.pull)
-        self.desk.end_round(self.optimizer("server").optimizer.param_groups[0]["lr"])
+        super().merge(plan)
+        for halves, master in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
+            for branch in halves[: self.num_branches]:
+                pull_towards(branch, state_of(master), self.pull)
+        self.desk.end_round(self.learning_rates()["server"])
 
     # --- what lasts -------------------------------------------------------------------------------------------------
 

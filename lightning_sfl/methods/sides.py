@@ -158,9 +158,11 @@ class Sides(WatchedModule):
         losses = [loss for _, _, loss in served]
         self.forget_gradients(self.stepped["server"])
         self.walk_back(losses)
-        self.step_server([self.server_turn(uploads) for uploads in groups])
         answered = zip(groups, served, strict=True)
-        return [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
+        answers = [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
+        cut_gradients = [part for answer in answers for part in answer.raw]
+        self.step_server([self.server_turn(uploads) for uploads in groups], cut_gradients)
+        return answers
 
     def forward_server(self, uploads: Sequence[Upload]) -> tuple[Smashed, Tensor, Tensor]:
         """Joined received data (leaves), logits and mean loss of one group."""
@@ -177,11 +179,12 @@ class Sides(WatchedModule):
         logits: Tensor = self.server_of(uploads[0].slot)(cloned(received))
         return logits
 
-    def step_server(self, stepped: Sequence[ServerTurn]) -> None:
-        """Check, clip and step server halves."""
+    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        """Check, clip and step server halves; what is about to be sent back is checked with them."""
         for turn in stepped:
             self.emit(events.ServerBackward, *turn)
-        self.guard_step([[turn.half] for turn in stepped], [c for turn in stepped for c in turn.client_ids], "server")
+        clients = [client for turn in stepped for client in turn.client_ids]
+        self.guard_step([[turn.half] for turn in stepped], clients, "server", cut_gradients)
         self.step("server")
         for turn in stepped:
             self.emit(events.ServerStep, *turn)
@@ -210,7 +213,7 @@ class Sides(WatchedModule):
     ) -> None:
         """Stop before a step with a gradient that is not finite; clip the others, each owner's modules by one norm."""
         parameters = [p for module in chain.from_iterable(owned) for p in self.parameters_of[module]]
-        if not all_finite([p.grad for p in parameters if p.grad is not None]):
+        if not all_finite([*(p.grad for p in parameters if p.grad is not None), *cut_gradients]):
             self.stop_unless(all_finite(cut_gradients), "a cut gradient", clients, "server")
             self.stop_unless(False, "a gradient", clients, side)
         if self.clips[side] is not None:
@@ -222,7 +225,10 @@ class Sides(WatchedModule):
         if not finite:
             who = f", client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}" if clients else ""
             where = f"{self.method_name}, round {self.current_epoch}{who}{f', {half} half' if half else ''}"
-            raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated with it")
+            kept = (
+                "nothing was updated with it" if half else "the checkpoint of the round before holds the last good one"
+            )
+            raise NonFiniteError(f"{what} is not finite in {where}; {kept}")
 
     def draw_from(self, side: Role, turn: Batch | Upload) -> None:
         """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""

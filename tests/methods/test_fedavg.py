@@ -50,7 +50,7 @@ def quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
 def clients(a: list[float], b: list[float]) -> Rows:
     roots = torch.tensor(a, dtype=torch.float64).sqrt()
     x = torch.stack([roots, -roots * torch.tensor(b, dtype=torch.float64)], dim=1)
-    return Rows(x, torch.zeros(len(a), dtype=torch.long), [[k] for k in range(len(a))])
+    return Rows(x, torch.zeros(len(a), dtype=torch.long), [[k] for k in range(len(a))], num_classes=1)
 
 
 def after(cls: type[SplitMethod], start: float, steps: int, rounds: int, a: list[float], b: list[float]) -> float:

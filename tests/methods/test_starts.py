@@ -155,3 +155,10 @@ def test_evaluation_between_rounds_does_not_freeze_the_halves(cls: type[SplitMet
     fit(build(cls, network(norm=True), batch_size=4), rows(), rounds=2, callbacks=[modes], limit_val_batches=1)
     assert modes.training
     assert all(modes.training)
+
+
+@pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
+@pytest.mark.parametrize("cls", METHODS)
+def test_a_network_that_comes_in_evaluation_mode_is_trained_all_the_same(cls: type[SplitMethod]) -> None:
+    one, other = (whole(fit(build(cls, network(0.2, norm=True).train(mode)), rows())) for mode in (True, False))
+    assert differing(one, other) == []

@@ -31,4 +31,4 @@ def toy() -> nn.Sequential:
 def labelled(*labels: list[int]) -> Rows:
     """One client per list, whose rows have these labels and inputs of ones."""
     y = torch.tensor([label for client in labels for label in client])
-    return Rows(torch.ones(len(y), 2), y, stretches([len(client) for client in labels]))
+    return Rows(torch.ones(len(y), 2), y, stretches([len(client) for client in labels]), num_classes=2)

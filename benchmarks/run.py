@@ -1,0 +1,81 @@
+"""`make bench`: the figures of README and docs, as ratios measured side by side in one run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, this folder is no package yet
+
+import torch
+
+from benchmarks import population, startup, throughput, watching
+from benchmarks.report import Row, machine, table, write
+from benchmarks.workloads import workloads
+
+PARTS = ("throughput", "watching", "population", "startup")
+
+
+def options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Sizes; the defaults take some minutes on two cores."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("parts", nargs="*", help=f"what to measure: {', '.join(PARTS)}; all by default")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of the small workloads (W1, W3)")
+    parser.add_argument("--clients", type=int, default=100, help="clients of the workloads")
+    parser.add_argument("--image-rounds", type=int, default=8, help="rounds of the workloads that compute (W2)")
+    parser.add_argument("--image-rows", type=int, default=500, help="rows per client of W2")
+    parser.add_argument(
+        "--watched-rounds", type=int, default=41, help="rounds for the cost of callbacks, the first dropped"
+    )
+    parser.add_argument("--together", action="store_true", help="all callbacks together only, none by itself")
+    parser.add_argument("--many-clients", type=int, default=10_000, help="size of the large population")
+    parser.add_argument("--population-rounds", type=int, default=40, help="rounds for each population")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="process starts for start-up time; half as many for memory"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of latest.json")
+    chosen = parser.parse_args(arguments)
+    unknown = set(chosen.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"parts={' '.join(sorted(unknown))} is not allowed: {', '.join(PARTS)}")
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """Measure, print as it comes, write."""
+    chosen = options(arguments)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    works = workloads(chosen.clients, chosen.rounds, chosen.image_rows, chosen.image_rounds)
+    watched = workloads(chosen.clients, chosen.watched_rounds, 1, 1)[1]
+    measured: dict[str, Callable[[], list[Row]]] = {
+        "throughput": lambda: throughput.measure(works),
+        "watching": lambda: watching.measure(watched, not chosen.together),
+        "population": lambda: population.measure(
+            100, chosen.many_clients, chosen.population_rounds, max(1, chosen.repeats // 2)
+        ),
+        "startup": lambda: startup.measure(chosen.repeats),
+    }
+    facts, rows = machine(), []
+    for part in chosen.parts or PARTS:
+        begun = time.perf_counter()
+        found = measured[part]()
+        print(f"{table(found)}\n({part}: {time.perf_counter() - begun:.0f} s)\n", flush=True)
+        rows += found
+    path = write(chosen.out, rows, facts)
+    print(
+        f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} thread; load {facts['load']}; wrote {path}"
+    )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

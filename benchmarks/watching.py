@@ -1,0 +1,70 @@
+"""What it costs to watch: a run with the default callbacks and loggers against the same run with none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lightning as L
+
+from benchmarks.lanes import Lane, Lap, Ratio, race, ratio
+from benchmarks.report import Row
+from benchmarks.workloads import State, Workload, furthest, run_ours
+from lightning_sfl.callbacks import DEFAULTS, RoundRecord, default_callbacks
+from lightning_sfl.callbacks.first_screen import FirstScreen
+from lightning_sfl.trainer import run_loggers
+
+PERIOD = 10  # the default callbacks do the same every ten rounds
+
+
+def measure(work: Workload, apart: bool = True) -> list[Row]:
+    """Round times with all default callbacks over those with none; if `apart`, also what each adds to the record."""
+    watchers = {name: watcher for name, watcher in DEFAULTS.items() if watcher is not RoundRecord}
+    sets: dict[str, list[L.Callback] | None] = {
+        "none": None,
+        "all": [
+            callback for callback in default_callbacks(progress_bar=False) if not isinstance(callback, FirstScreen)
+        ],
+    }
+    if apart:
+        sets["record"] = [RoundRecord()]
+        sets |= {name: [watcher(), RoundRecord()] for name, watcher in watchers.items()}
+    work.data.setup()
+    weights: dict[str, State] = {}
+    with TemporaryDirectory() as folder:
+        laps = race({name: partial(_run, work, name, chosen, folder, weights) for name, chosen in sets.items()})
+    for name, state in weights.items():
+        if furthest(state, weights["none"]) != 0:
+            raise AssertionError(f"watching with {name} changed the weights")
+    figure = "default callbacks and loggers: round time, with / without"
+    rows = [Row(figure, amortised(laps, "all", "none"), "x", "<= 1.10")]
+    if apart:
+        rows.append(Row("  record and loggers alone", amortised(laps, "record", "none"), "x", ""))
+        rows += [Row(f"  {name} and record / record", amortised(laps, name, "record"), "x", "") for name in watchers]
+    return rows
+
+
+def _run(
+    work: Workload, name: str, chosen: Sequence[L.Callback] | None, folder: str, weights: dict[str, State], lane: Lane
+) -> None:
+    loggers = False if chosen is None else run_loggers(Path(folder), name)
+    weights[name] = run_ours(work, lane, chosen or [], logger=loggers)
+
+
+def amortised(laps: dict[str, list[Lap]], over: str, under: str) -> Ratio:
+    """Pairs of whole periods' means: the median of the ordinary rounds, nine times, and of the rounds that come once.
+
+    Round 0 warms up and is left out.
+    """
+    rare = [i for i in range(1, len(laps[over])) if i % PERIOD == 0]
+    usual = [i for i in range(1, len(laps[over])) if i % PERIOD]
+    parts = [ratio([laps[over][i] for i in of], [laps[under][i] for i in of]) for of in (usual, rare or usual)]
+    shares = (1 - 1 / PERIOD, 1 / PERIOD)
+    median, cpu = (
+        sum(share * value for share, value in zip(shares, values, strict=True))
+        for values in ([part.median for part in parts], [part.cpu for part in parts])
+    )
+    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    return Ratio(median, low, high, cpu, sum(part.pairs for part in parts))

@@ -1,0 +1,61 @@
+"""Optimizers and schedules out of their factories, refused in one line when their settings cannot work."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_sfl.core.errors import ConfigError, require
+
+REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError)
+
+
+def make_optimizer(key: str, factory: Callable[[Any], Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimizer of these parameters; `key` names the setting in errors.
+
+    torch refuses negative settings in its own words and takes NaN and infinity, which would ruin the first step.
+    """
+    try:
+        optimizer: Optimizer = factory(parameters)
+    except REFUSALS as error:
+        raise ConfigError(f"{key} is not allowed: {error}") from error
+    require(isinstance(optimizer, Optimizer), key, type(optimizer).__name__, "an optimizer of torch")
+    require(not isinstance(optimizer, LBFGS), key, "LBFGS", "an optimizer that steps without a closure")
+    for name, value in optimizer.defaults.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            finite = not isinstance(number, float) or math.isfinite(number)
+            require(finite, f"{key}.{name}", number, "a finite number")
+    momentum = optimizer.defaults.get("momentum", 0)
+    require(0 <= momentum < 1, f"{key}.momentum", momentum, "from 0 to below 1")
+    return optimizer
+
+
+def make_schedule(key: str, factory: Callable[[Any], Any], optimizer: Optimizer) -> LRScheduler:
+    """The learning-rate schedule of this optimizer; one that waits for a metric cannot work, for nobody hands it one."""
+    try:
+        schedule: LRScheduler = factory(optimizer)
+    except REFUSALS as error:
+        raise ConfigError(f"{key} is not allowed: {error}") from error
+    plain = isinstance(schedule, LRScheduler) and not hasattr(schedule, "threshold_mode")
+    require(plain, key, type(schedule).__name__, "a schedule that steps once a round without a metric")
+    return schedule
+
+
+def rehearse_schedule(key: str, schedule: LRScheduler, rounds: int) -> None:
+    """Walk a throw-away schedule through all rounds, so that it does not fail in the middle of a run."""
+    for index in range(rounds):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the optimizer has not stepped: this is only a rehearsal
+                schedule.step()
+        except REFUSALS as error:
+            raise ConfigError(f"{key} is not allowed: it fails after round {index}: {error}") from error
+        for rate in schedule.get_last_lr():
+            possible = math.isfinite(rate) and rate >= 0
+            require(possible, key, type(schedule).__name__, f"its learning rate after round {index} would be {rate}")

@@ -1,0 +1,82 @@
+"""The benchmarks run, at tiny sizes; how fast is not asked here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import population, run, throughput
+from benchmarks.lanes import Lane, Lap, race, ratio
+from benchmarks.watching import amortised
+from benchmarks.workloads import furthest, workloads
+
+
+def test_lanes_take_turns_and_count_only_their_own_laps() -> None:
+    order = []
+
+    def going(name: str, laps: int):
+        def run(lane: Lane) -> None:
+            for _ in range(laps):
+                lane.lap()
+                order.append(name)
+            lane.lap()
+
+        return run
+
+    laps = race({"a": going("a", 3), "b": going("b", 3), "c": going("c", 1)})
+    assert order == ["a", "b", "c", "a", "b", "a", "b"]
+    assert {name: len(found) for name, found in laps.items()} == {"a": 3, "b": 3, "c": 1}
+
+
+def test_a_lane_that_fails_ends_the_race() -> None:
+    def breaks(lane: Lane) -> None:
+        lane.lap()
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        race({"a": breaks, "b": lambda lane: lane.lap()})
+
+
+def test_ratios_are_those_of_neighbours() -> None:
+    found = ratio([Lap(2, 1), Lap(9, 1), Lap(4, 4)], [Lap(1, 1), Lap(3, 2), Lap(4, 1)])
+    assert (found.median, found.low, found.high, found.cpu, found.pairs) == (2, 1, 3, 1, 3)
+
+
+def test_what_comes_every_ten_rounds_counts_a_tenth() -> None:
+    laps = {
+        "with": [Lap(90, 90), *[Lap(5 if i % 10 == 0 else 2, 1) for i in range(1, 21)]],
+        "without": [Lap(1, 1)] * 21,
+    }
+    assert amortised(laps, "with", "without").median == pytest.approx(0.9 * 2 + 0.1 * 5)
+
+
+def test_every_workload_trains_the_same_as_its_plain_loop() -> None:
+    rows = throughput.measure(workloads(clients=100, rounds=1, rows_per_client=4, image_rounds=1))
+    assert len(rows) == 4
+    assert all(0 <= row.details["weights_apart"] <= 1e-5 for row in rows)
+
+
+def test_a_loop_that_trains_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.workloads.LEARNING_RATE", 0.05)
+    with pytest.raises(AssertionError, match="apart"):
+        throughput.measure(workloads(clients=100, rounds=1, rows_per_client=2, image_rounds=1)[:1])
+    assert furthest({"a": torch.zeros(1)}, {"b": torch.zeros(1)}) == float("inf")
+
+
+def test_watching_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run.main(["watching", "--watched-rounds=2", "--together", f"--out={tmp_path}"])
+    written = json.loads((tmp_path / "latest.json").read_text())
+    assert [row["figure"] for row in written["rows"]] == [row.figure for row in rows]
+    assert written["machine"]["torch"] == torch.__version__
+    assert rows[0].figure in capsys.readouterr().out
+
+
+def test_populations_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population, "peak_mb_apart", lambda clients: 100.0 + clients / 1000)
+    time, memory, less = population.measure(20, 40, rounds=3, repeats=1)
+    assert time.found.pairs == 1
+    assert memory.found.median == pytest.approx(100.04 / 100.02)
+    assert less.found.median < memory.found.median

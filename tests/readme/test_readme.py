@@ -1,0 +1,93 @@
+"""Every command and every piece of Python in the README is run, word for word, in a folder that looks like a fresh clone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+SCRIPTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+RUN_BY_MAKE = {"make test"}  # this very suite
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The files a clone would have, without the environment `make` sets up."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("lightning_sfl", "callbacks", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "Makefile", "setup.cfg", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    yield folder
+
+
+def run(command: str, folder: Path) -> str:
+    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_commands_of_the_readme_work_in_order(clone: Path) -> None:
+    """One test, because later commands look at what earlier ones left behind."""
+    assert len(COMMANDS) > 12
+    for command in COMMANDS:
+        if command in RUN_BY_MAKE:
+            continue
+        if command == "make demo":
+            run_demo(clone)
+        elif command.startswith("tensorboard"):
+            look_at_tensorboard(command, clone)
+        else:
+            run(command, clone)
+    assert len((clone / "runs/sfl/version_0/rounds.jsonl").read_text().splitlines()) == 8
+    assert (clone / "runs/predictions.csv").is_file()
+    assert (clone / "runs/partition/classes_per_client.png").is_file()
+
+
+def run_demo(clone: Path) -> None:
+    """The target's own commands with this interpreter, in a folder of its own; the test accuracy is the promised one."""
+    lines = [line.strip() for line in (clone / "Makefile").read_text().split("demo:")[1].split("\n\n")[0].splitlines()[1:]]
+    trained = [line.replace("$(BIN)/python", "python") for line in lines if line.startswith("$(BIN)/python")]
+    assert len(trained) == 2
+    output = "".join(run(f"{line} --trainer.default_root_dir=demo".replace("runs/sfl", "demo"), clone) for line in trained)
+    accuracy = re.search(r"test/acc\W+([\d.]+)", output)
+    assert accuracy and float(accuracy.group(1)) >= 0.90
+
+
+def look_at_tensorboard(command: str, clone: Path) -> None:
+    """The page answers, and knows the run."""
+    words = [sys.executable, "-m", "tensorboard.main", *shlex.split(command)[1:], "--port", "16123"]
+    server = subprocess.Popen(words, cwd=clone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        answer = ""
+        while "sfl" not in answer and time.monotonic() < deadline:
+            time.sleep(0.5)
+            try:
+                answer = urllib.request.urlopen("http://127.0.0.1:16123/data/runs", timeout=5).read().decode()
+            except OSError:
+                continue
+        assert "sfl/version_0" in answer
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_python_of_the_readme_works(script: str, clone: Path, tmp_path: Path) -> None:
+    (clone / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "test/acc" in done.stdout
