@@ -22,43 +22,28 @@ import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
-from lightning_sfl.commands import show_cuts, show_partition, write_predictions
-from lightning_sfl.config_errors import explain, one_line
-from lightning_sfl.core.errors import ConfigError, SFLError, require
+from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, write_predictions
+from lightning_sfl.config_checks import check_nulls, check_trainer
+from lightning_sfl.config_errors import options_of
+from lightning_sfl.config_files import check_files
+from lightning_sfl.config_words import one_line
+from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.parser import OneLineParser, fail
+from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-
-
-class OneLineParser(LightningArgumentParser):
-    """Parser whose errors are one line and exit code 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Say what is wrong, without the usage text."""
-        fail(explain(message, self))
-
-
-class CommandTrainer(Trainer):
-    """Lightning's Trainer with the names of our own commands; SFLCLI carries them out."""
-
-    def cuts(self, model: Any, datamodule: Any) -> None:
-        """List the layers after which the network can be cut.
-
-        Args:
-            model: gives the network.
-            datamodule: gives an example input.
-        """
-
-    def partition(self, model: Any, datamodule: Any, output: str = "partition") -> None:
-        """Show how many rows of each class every client has.
-
-        Args:
-            model: not used.
-            datamodule: what is shown.
-            output: folder for the picture and the manifest.
-        """
+ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
+fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
+ones overriding earlier ones, or are given as --name value. `doctor` examines the installation and says what to mend."""
+ABOUT_COMMANDS = {
+    "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
+    "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",
+    "test": "Judge a checkpoint on the test rows: --resume a run, or --ckpt_path and the run's config.",
+    "predict": "Write the most likely class of every test row to predictions.csv.",
+}
+INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
 
 
 class SFLCLI(LightningCLI):
@@ -69,6 +54,11 @@ class SFLCLI(LightningCLI):
         """Commands and the arguments of the Trainer's method that the config supplies."""
         own = {"cuts": {"model", "datamodule"}, "partition": {"model", "datamodule"}}
         return {**LightningCLI.subcommands(), **own}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed of everything."""
+        text = "All draws of the run follow from it: held-out rows, partition, first weights, participants, batches."
+        parser.add_argument("--seed_everything", type=int, default=0, help=text)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for data and model, and a config key for each default callback."""
@@ -90,30 +80,41 @@ class SFLCLI(LightningCLI):
             help="A run's folder: take its config and newest good checkpoint; fit goes on from there, in that folder.",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Look at the config files before the parser does."""
+        command = self._subcommand_parsers.get(args[0]) if args else None
+        check_files(args, options_of(command) if command else [])
+        super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint gives weights, and never overrides what was asked for."""
+
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot work before anything is built."""
         torch.set_num_threads(self._get(self.config, "threads"))
-        trainer = self._get(self.config, "trainer")
-        require(
-            trainer.precision in (None, *PRECISIONS), "trainer.precision", trainer.precision, f"one of {PRECISIONS}"
-        )
-        require(
-            trainer.devices in (1, "1"), "trainer.devices", trainer.devices, "1: this version trains in one process"
-        )
-        require(trainer.num_nodes == 1, "trainer.num_nodes", trainer.num_nodes, "1: this version trains in one process")
-        require(trainer.max_epochs is None or trainer.max_epochs >= 1, "trainer.max_epochs", trainer.max_epochs, ">= 1")
-        for key in ("gradient_clip_val", "accumulate_grad_batches"):
-            default = None if key == "gradient_clip_val" else 1
-            require(
-                trainer[key] in (None, default), f"trainer.{key}", trainer[key], "see model.client_clip, server_clip"
-            )
+        settings = self.config[self.subcommand]
+        check_trainer(settings.trainer)
+        check_nulls(settings)
+        unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
+        require(not unsafe, "weights_only", False, "true or null: anything else would run code from the checkpoint")
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; a constructor's complaint is the user's one line."""
-        try:
+        """Build data, model and trainer; a constructor's complaint is the user's one line, anything else is ours."""
+        with plain_errors(self.config[self.subcommand], constructors=True):
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
-            raise ConfigError(one_line(error)) from error
+
+    def after_instantiate_classes(self) -> None:
+        """Rehearse what comes before the first round, so that a mistake leaves no folder behind."""
+        settings = self.config[self.subcommand]
+        training = self.subcommand == "fit"
+        with plain_errors(settings):
+            if self.subcommand not in LightningCLI.subcommands():
+                self.datamodule.setup("fit")
+                return
+            rehearse(self.model, self.datamodule, settings.trainer.max_epochs if training else 0)
+            check_checkpoint(self.model, self.checkpoint(), training)
+            if training:
+                check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers in the run's folder, durable checkpoints, and what a resumed run goes on from."""
@@ -138,12 +139,19 @@ class SFLCLI(LightningCLI):
         folder = Path(resumed).resolve()
         return run_loggers(folder.parent.parent, folder.parent.name, folder.name)
 
+    def checkpoint(self) -> Path | None:
+        """What a command starts from: the newest good checkpoint of a run that goes on, or the file that was named."""
+        resumed, named = self._get(self.config, "resume"), self._get(self.config, "ckpt_path")
+        if resumed is not None:
+            return newest_good(Path(resumed) / "checkpoints")
+        return None if named is None else Path(named)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Point a command at the newest good checkpoint of the run it resumes."""
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         resumed = self._get(self.config, "resume")
         if resumed is not None and "ckpt_path" in arguments:
-            newest = newest_good(Path(resumed) / "checkpoints")
+            newest = self.checkpoint()
             click.echo(f"{resumed}: {newest.name if newest else 'no checkpoint yet, from the start'}")
             arguments["ckpt_path"] = newest
         return arguments
@@ -175,16 +183,10 @@ def shown(path: str) -> str:
     return min(str(Path(path)), os.path.relpath(path), key=len)
 
 
-def checked_seed(seed: int | bool) -> int:
-    """The run's seed; True would draw one that no record could repeat."""
-    require(not isinstance(seed, bool) and 0 <= seed < 2**32, "seed_everything", seed, "an integer from 0 to 2**32 - 1")
+def checked_seed(seed: int) -> int:
+    """The run's seed, in the range that NumPy and Lightning take."""
+    require(0 <= seed < 2**32, "seed_everything", seed, "an integer from 0 to 2**32 - 1")
     return seed
-
-
-def fail(message: str, code: int = 2) -> None:
-    """End with one line on the error stream."""
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -198,26 +200,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             sys.exit(examine())
         run(given)
-    except (ConfigError, MisconfigurationException) as error:
+    except (ConfigError, DataError, MisconfigurationException) as error:
         fail(one_line(error))
     except SFLError as error:
         fail(one_line(error), code=1)
+    except KeyboardInterrupt:
+        fail(INTERRUPTED, code=130)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C, after it has shut down what was running
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            fail(INTERRUPTED, code=130)
+        raise
 
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
+    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
+    for command, about in ABOUT_COMMANDS.items():
+        strict[command]["description"] = about
     return SFLCLI(
         SplitMethod,
         FederatedData,
         subclass_mode_model=True,
         trainer_class=CommandTrainer,
         trainer_defaults=DEFAULTS,
-        seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
-        parser_kwargs={"allow_abbrev": False, **strict},
+        parser_kwargs={"allow_abbrev": False, "description": ABOUT, **strict},
         args=resolved(arguments),
     )
 

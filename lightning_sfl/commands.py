@@ -8,9 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lightning.pytorch import Trainer
 
 from lightning_sfl.core.split import cuts
 from lightning_sfl.data.table import class_table, draw_classes, format_table
+
+
+class CommandTrainer(Trainer):
+    """Lightning's Trainer: rounds (max_epochs), precision, device, folder of the runs, callbacks of your own.
+
+    It has the names of our own commands, too; SFLCLI carries them out.
+    """
+
+    def cuts(self, model: Any, datamodule: Any) -> None:
+        """List the layers after which the network can be cut.
+
+        Args:
+            model: gives the network.
+            datamodule: gives an example input.
+        """
+
+    def partition(self, model: Any, datamodule: Any, output: str = "partition") -> None:
+        """Show how many rows of each class every client has.
+
+        Args:
+            model: not used.
+            datamodule: what is shown.
+            output: folder for the picture and the manifest.
+        """
 
 
 def show_cuts(model: Any, data: Any) -> None:

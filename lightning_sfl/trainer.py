@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_sfl.checkpoint import DurableCheckpointIO
+from lightning_sfl.core.errors import require
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 20,
@@ -26,10 +27,11 @@ class KeepLast(ModelCheckpoint):
     """A checkpoint after every round; the newest `keep` stay.
 
     Args:
-        keep: how many; two, so that a damaged one has a predecessor.
+        keep: how many, -1 for all; two, so that a damaged one has a predecessor.
     """
 
     def __init__(self, keep: int = 2) -> None:
+        require(keep >= 1 or keep == -1, "checkpoints.keep", keep, "an integer >= 1, or -1 for all")
         super().__init__(monitor="round", mode="max", save_top_k=keep, auto_insert_metric_name=False)
         self.filename = "round-{round:06.0f}"
 

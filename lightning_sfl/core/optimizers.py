@@ -16,11 +16,13 @@ from lightning_sfl.core.errors import ConfigError, require
 REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError)
 
 
-def make_optimizer(key: str, factory: Callable[[Any], Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+def make_optimizer(key: str, factory: Callable[[Any], Any] | None, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimizer of these parameters; `key` names the setting in errors.
 
     torch refuses negative settings in its own words and takes NaN and infinity, which would ruin the first step.
     """
+    if factory is None:
+        raise ConfigError(f"{key}=None is not allowed: an optimizer class with its options")
     try:
         optimizer: Optimizer = factory(parameters)
     except REFUSALS as error:
@@ -37,7 +39,7 @@ def make_optimizer(key: str, factory: Callable[[Any], Any], parameters: Iterable
 
 
 def make_schedule(key: str, factory: Callable[[Any], Any], optimizer: Optimizer) -> LRScheduler:
-    """The learning-rate schedule of this optimizer; one that waits for a metric cannot work, for nobody hands it one."""
+    """The learning-rate schedule of this optimizer; one that waits for a metric is refused: nobody hands it one."""
     try:
         schedule: LRScheduler = factory(optimizer)
     except REFUSALS as error:
@@ -57,5 +59,5 @@ def rehearse_schedule(key: str, schedule: LRScheduler, rounds: int) -> None:
         except REFUSALS as error:
             raise ConfigError(f"{key} is not allowed: it fails after round {index}: {error}") from error
         for rate in schedule.get_last_lr():
-            possible = math.isfinite(rate) and rate >= 0
+            possible = math.isfinite(rate) and bool(rate >= 0)
             require(possible, key, type(schedule).__name__, f"its learning rate after round {index} would be {rate}")

@@ -9,7 +9,9 @@ RULES = ("paper", "abs_ratio", "one_plus_delta")
 TINY = 1e-12
 
 
-def next_proportion(rule: ProportionRule, proportion: float, norm: float, before: float, largest_change: float) -> float:
+def next_proportion(
+    rule: ProportionRule, proportion: float, norm: float, before: float, largest_change: float
+) -> float:
     """The proportion after the gradient norm went from `before` to `norm`, both >= 0; not yet bounded.
 
     paper: p (1 + (F - F') / F'); abs_ratio: p |F| / (|F'| + 1e-12), the same but for a vanishing F'; one_plus_delta:

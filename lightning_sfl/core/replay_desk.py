@@ -34,7 +34,7 @@ class ReplayDesk:
         self.replay, self.work, self.seed = replay, work, seed
         bounds = (replay.least, replay.most)
         self.proportions = ProportionSchedule(replay.rule, replay.proportion, bounds, replay.largest_change)
-        self.scores: ScoreVectors | None = None
+        self.scores = ScoreVectors(np.zeros((0, 0)), np.zeros(0))
         self.found: dict[int, Found] = {}
         self.waiting: dict[int, list[list[Upload]]] = {}
         self.squares: dict[int, list[Tensor]] = defaultdict(list)
@@ -46,7 +46,8 @@ class ReplayDesk:
         plain = population.y.ndim == 1 or self.replay.assistants == 0
         require(plain, "replay.assistants", self.replay.assistants, "0 where every row has several labels")
         self.population, self.boundary = population, boundary
-        self.scores = self.scores or ScoreVectors(np.zeros((num_branches, num_classes)), np.zeros(num_branches))
+        if not len(self.scores.masses):
+            self.scores = ScoreVectors(np.zeros((num_branches, num_classes)), np.zeros(num_branches))
 
     def start_round(self, plan: Plan) -> None:
         """Forget the round before."""
@@ -75,7 +76,9 @@ class ReplayDesk:
         replay, population = self.replay, self.population
         own = population.rows[upload.client_id]
         met = population.labels_of(own) if replay.labels == "client" else upload.labels.cpu().numpy()
-        self.scores.observe(upload.slot, label_distribution(met, self.scores.num_classes, replay.normalised), replay.decay)
+        self.scores.observe(
+            upload.slot, label_distribution(met, self.scores.num_classes, replay.normalised), replay.decay
+        )
         base = len(own) if replay.base == "client" else upload.num_rows
         wanted = request(self.scores.deficit(upload.slot), budget(base, self.proportions.proportion, replay.minimum))
         busy = {upload.client_id} if replay.pool == "all_but_own" else {*self.plan.participants}
@@ -114,7 +117,7 @@ class ReplayDesk:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"scores": self.scores.state() if self.scores else None, "proportions": self.proportions.state()}
+        return {"scores": self.scores.state(), "proportions": self.proportions.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""

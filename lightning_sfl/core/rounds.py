@@ -108,9 +108,7 @@ def in_order(participants: Sequence[int], order: ClientOrder, seed: int, index: 
     return [int(c) for c in stream(seed, "client_order", index).permutation(sorted(participants))]
 
 
-def draw_batches(
-    seed: int, index: int, client: int, rows: np.ndarray, work: Work, start: int = 0
-) -> list[np.ndarray]:
+def draw_batches(seed: int, index: int, client: int, rows: np.ndarray, work: Work, start: int = 0) -> list[np.ndarray]:
     """A client's batches in one round: each pass is a fresh permutation of its rows, cut into batches.
 
     start: leave out so many batches of the endless series, which an earlier visit has had.

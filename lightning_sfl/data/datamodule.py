@@ -30,6 +30,15 @@ class FederatedData(LightningDataModule):
     The validation rows are held out before the partition and belong to nobody; no decision about training may look at
     the test rows. `num_clients=null` asks the partition (Natural, FromFile). The held-out rows and the partition depend
     on the seed alone, so that every method meets the same clients.
+
+    Args:
+        source: where the rows come from.
+        partition: the rule that deals the training rows to clients.
+        num_clients: how many clients there are; null asks the partition, which Natural and FromFile know.
+        val_fraction: share of the training rows that is held out before the partition.
+        eval_set: what curves are drawn on: the held-out rows, or the test set, as papers do.
+        eval_batch_size: rows at a time in validation, test and prediction.
+        seed: of the held-out rows and the partition; the command line gives it by seed_everything.
     """
 
     def __init__(

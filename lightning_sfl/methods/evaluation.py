@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_sfl.core.errors import require
 from lightning_sfl.methods.persistence import PersistentModule
 
 
 class EvaluatedModule(PersistentModule):
     """Logits, loss and accuracy of server half after client half."""
+
+    backbone: tuple[nn.Module]
 
     @property
     def data(self) -> Any:
@@ -28,6 +33,16 @@ class EvaluatedModule(PersistentModule):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over all labels: logits (rows, ..., classes), labels (rows, ...)."""
         return cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+    def check_logits(self, data: Any) -> None:
+        """Refuse a network that has not one logit for each class of the data."""
+        halves = [copy.deepcopy(half).eval() for half in (self.client_half, self.server_half)]
+        with torch.no_grad():
+            logits = halves[1](halves[0](data.example().to(self.device)))
+        shape = "x".join(map(str, logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
+        fits = isinstance(logits, Tensor) and logits.dim() >= 2 and logits.shape[-1] == data.num_classes
+        given = f"2 rows give {shape}, but the data have {data.num_classes} classes, one logit each (num_classes)"
+        require(fits, "backbone", type(self.backbone[0]).__name__, given)
 
     def on_evaluation_start(self, dataset: str) -> None:
         """Fresh metrics; `dataset` names the rows they are about and becomes the tag's first part."""

@@ -13,10 +13,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sfl.core.aggregation import BufferPolicy, Weighting
 from lightning_sfl.core.batchnorm import apply_one_row_rule
 from lightning_sfl.core.errors import ConfigError, require
+from lightning_sfl.core.optimizers import make_optimizer, make_schedule
 from lightning_sfl.core.population import Population
 from lightning_sfl.core.rounds import ClientOrder, Work
 from lightning_sfl.core.selection import Selector, Uniform
@@ -117,17 +119,20 @@ class SplitModule(EvaluatedModule):
         return self.name or type(self).__name__.lower()
 
     def setup(self, stage: str) -> None:
-        """Cut the network on a batch of the data, once."""
-        if not self.is_cut:
-            if not hasattr(self.data, "example"):
-                raise ConfigError(
-                    f"data={type(self.data).__name__} is not allowed: it must have example() and population"
-                )
-            self.cut(self.data.example())
+        """Lightning's hook."""
+        self.prepare(self.data, stage)
+
+    def prepare(self, data: Any, stage: str) -> None:
+        """Cut the network on a batch of the data, once, and note who has rows to train on."""
+        if not self.is_cut and not hasattr(data, "example"):
+            raise ConfigError(f"data={type(data).__name__} is not allowed: it must have example() and population")
         if stage == "fit":
-            self.population = self.data.population
+            self.population = data.population
             self.num_clients = self.population.num_clients
             self.available = np.flatnonzero(np.array(self.population.sizes))
+        if not self.is_cut:
+            self.cut(data.example())
+            self.check_logits(data)
 
     @property
     def is_cut(self) -> bool:
@@ -149,7 +154,8 @@ class SplitModule(EvaluatedModule):
     @property
     def num_slots(self) -> int:
         """Clients that may be active in one round; memory grows with them, never with the population."""
-        return self.selection.most(self.participants)
+        most = self.selection.most(self.participants)
+        return most if self.population is None else min(most, max(1, len(self.available)))
 
     def server_of(self, slot: int) -> nn.Module:
         """The server half that learns from this slot: the one there is, or the slot's private copy."""
@@ -172,13 +178,18 @@ class SplitModule(EvaluatedModule):
         self.stepped = self.trained()
         self.roles: list[Role] = list(self.stepped)
         for role, parameters in self.stepped.items():
-            optimizer_factory, scheduler_factory = self.factories[role]
-            require(optimizer_factory is not None, f"{role}_optimizer", None, "an optimizer class with its options")
-            entry: dict[str, Any] = {"optimizer": optimizer_factory(parameters)}  # type: ignore[misc]
-            if scheduler_factory is not None:
-                entry["lr_scheduler"] = scheduler_factory(entry["optimizer"])
-            configured.append(entry)
+            optimizer, schedule = self.build_optimizer(role, parameters)
+            configured.append({"optimizer": optimizer} | ({} if schedule is None else {"lr_scheduler": schedule}))
         return configured
+
+    def build_optimizer(
+        self, role: Role, parameters: list[nn.Parameter]
+    ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+        """A fresh optimizer of one side and its schedule; settings that cannot work are refused."""
+        factory, scheduler_factory = self.factories[role]
+        optimizer = make_optimizer(f"{role}_optimizer", factory, parameters)
+        schedule = scheduler_factory and make_schedule(f"{role}_scheduler", scheduler_factory, optimizer)
+        return optimizer, schedule
 
     def optimizer(self, role: Role) -> LightningOptimizer:
         """The wrapped optimizer of one side; steps must go through it, for precision plugins, hooks and checkpoints."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -69,7 +68,12 @@ class MultiSFL(SplitMethod):
         super().__init__(backbone, cut_layer, weighting="uniform", **kwargs)
         require(branches is None or branches >= 1, "branches", branches, "an integer >= 1, or null")
         require(0 <= pull < float("inf"), "pull", pull, "a finite number >= 0")
-        self.branches, self.pull, self.client_forward, self.server_forward = branches, pull, client_forward, server_forward
+        self.branches, self.pull, self.client_forward, self.server_forward = (
+            branches,
+            pull,
+            client_forward,
+            server_forward,
+        )
         self.persist_client_optimizer = persist_client_optimizer
         self.work = replace(self.work, drop_last=True)
         self.desk = ReplayDesk(replay, self.work, self.seed)
@@ -90,9 +94,8 @@ class MultiSFL(SplitMethod):
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         groups = [[upload, *self.desk.replayed(upload, self.slots[upload.slot])] for upload in uploads]
-        answers = iter(self.train_server(groups))
-        first = [list(islice(answers, len(group)))[0] for group in groups]
-        return [replace(answer, replayed=rows_of(group[1:])) for answer, group in zip(first, groups, strict=True)]
+        answers = {id(answer.upload): answer for answer in self.train_server(groups)}
+        return [replace(answers[id(group[0])], replayed=rows_of(group[1:])) for group in groups]
 
     def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
         if self.server_forward == "joint" or len(uploads) == 1:

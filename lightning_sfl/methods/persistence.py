@@ -54,21 +54,33 @@ class PersistentModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: check the signature; cut the network when no data has done it yet."""
+        training = self._trainer is not None and self.trainer.state.fn == "fit"
+        self.check_signature(checkpoint, training)
+        if not self.is_cut:
+            example = checkpoint["lightning_sfl"]["example"]
+            self.cut(torch.zeros(example["shape"], dtype=getattr(torch, example["dtype"])))
+        if training:
+            self._fit_to_slots(checkpoint["optimizer_states"])
+
+    def check_signature(self, checkpoint: dict[str, Any], training: bool) -> None:
+        """Refuse a checkpoint of another method, cut or format, and of other data when training is to go on."""
         signed = checkpoint.get("lightning_sfl")
         if signed is None:
             raise CheckpointError("this checkpoint was not written by lightning_sfl")
         if signed["format"] > FORMAT:
             raise CheckpointError(f"checkpoint format {signed['format']} is newer than this version's {FORMAT}")
-        training = self._trainer is not None and self.trainer.state.fn == "fit"
         for key, value in (self.identity() | (self.data_identity() if training else {})).items():
             if signed[key] != value:
                 raise CheckpointError(f"the checkpoint has {key}={signed[key]!r}, this run {key}={value!r}")
+<<<<<<< HEAD
         if not self.is_cut:
             example = signed["example"]
             self.cut(torch.zeros(example["shape"], dtype=getattr(torch, example["dtype"])))
         if training:
             self._fit_to_slots(checkpoint["optimizer_states"])
             self.loaded_memory = signed["memory"]
+=======
+>>>>>>> main
 
     def _fit_to_slots(self, optimizer_states: list[dict[str, Any]]) -> None:
         # State is empty between rounds, so only the number of parameters has to follow the number of slots.

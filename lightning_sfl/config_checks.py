@@ -1,0 +1,84 @@
+"""Settings that types cannot refuse: options of the Trainer that would change what a round is, and nulls."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from jsonargparse import Namespace
+
+from lightning_sfl.core.errors import require
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+STRATEGIES = ("auto",)
+ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of the Trainer"
+
+# Options of Lightning's Trainer that would change what a round is: the values that do not, and why not others.
+TRAINER: dict[str, tuple[tuple[Any, ...], str]] = {
+    "precision": ((None, 32, "32", *PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
+    "strategy": (STRATEGIES, "only auto: this version trains in one process"),
+    "devices": ((1, "1"), "only 1: this version trains in one process"),
+    "num_nodes": ((1,), "only 1: this version trains in one process"),
+    "gradient_clip_val": ((None,), "only null: use model.client_clip and model.server_clip"),
+    "gradient_clip_algorithm": ((None,), "only null: use model.client_clip and model.server_clip"),
+    "accumulate_grad_batches": ((1,), "only 1: use model.batch_size"),
+    "use_distributed_sampler": ((False,), "only false: clients draw their own rows"),
+    "limit_train_batches": ((None, 1, 1.0), f"only null: {ROUNDS}"),
+    "overfit_batches": ((0, 0.0), f"only 0: {ROUNDS}"),
+    "limit_val_batches": ((None, 1.0), "only null: curves are drawn on all rows that data.val_fraction holds out"),
+    "limit_test_batches": ((None, 1.0), "only null: the test set is judged as a whole"),
+    "val_check_interval": ((None, 1, 1.0), f"only null: {ROUNDS}"),
+    "max_steps": ((-1,), f"only -1: {ROUNDS}"),
+    "min_steps": ((None,), f"only null: {ROUNDS}"),
+    "barebones": ((False,), "only false: a run is recorded"),
+}
+PLAIN = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse options of the Trainer that would change what a round is, or that this package has its own for."""
+    for key, (allowed, why) in TRAINER.items():
+        value = trainer[key]
+        fits = any(value == fit and type(value) is type(fit) for fit in allowed)
+        require(fits, f"trainer.{key}", value, why)
+    rounds, every, folder = trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.default_root_dir
+    require(is_count(rounds), "trainer.max_epochs", rounds, "an integer >= 1: the number of rounds")
+    require(is_count(every), "trainer.check_val_every_n_epoch", every, "an integer >= 1")
+    require(bool(folder), "trainer.default_root_dir", folder, "a folder for the runs")
+
+
+def is_count(value: object) -> bool:
+    """Whether this is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_nulls(settings: Namespace, key: str = "") -> None:
+    """Refuse null where a constructor wants a number or a text: the parser lets it pass."""
+    for name, value in vars(settings).items():
+        path = f"{key}.{name}".lstrip(".")
+        if isinstance(value, Namespace):
+            if "class_path" in value and "init_args" in value:
+                check_arguments(value, path)
+            check_nulls(value, key if name == "init_args" else path)
+
+
+def check_arguments(part: Namespace, key: str) -> None:
+    """The nulls among the arguments of one class."""
+    module, _, name = str(part.class_path).rpartition(".")
+    owner = getattr(import_module(module), name)  # the parser has just found it there
+    hints = hints_of(owner) if isinstance(owner, type) else {}
+    for option, value in vars(part.init_args).items():
+        allowed = PLAIN.get(hints.get(option))  # type: ignore[arg-type]
+        require(value is not None or allowed is None, f"{key}.{option}", None, str(allowed))
+
+
+def hints_of(owner: type) -> dict[str, Any]:
+    """Types of the constructor's parameters, of the bases' where it only hands them on."""
+    found: dict[str, Any] = {}
+    for base in reversed(owner.__mro__):
+        if "__init__" in vars(base):
+            try:
+                found |= get_type_hints(base.__init__)  # type: ignore[misc]
+            except (NameError, TypeError):
+                continue
+    return found

@@ -1,0 +1,42 @@
+"""Values and types in the words of a config, for errors of one line."""
+
+from __future__ import annotations
+
+import re
+
+_NUMBER = re.compile(r"-?(\d[\d_]*\.?\d*(e[-+]?\d+)?|inf|nan)|None|True|False", re.IGNORECASE)
+_WORDS = {"int": "an integer", "float": "a finite number", "bool": "true or false", "str": "text", "NoneType": "null"}
+_TYPE = re.compile(
+    r"<class '([\w.]+)'>|Literal\[([^\]]*)\]|((?:list|dict|tuple|set)\[[^\[\]]*(?:\[[^\[\]]*\])?[^\[\]]*\])"
+)
+_LONGEST_VALUE = 80
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error with its line breaks and runs of blanks taken out."""
+    return " ".join(str(error).split())
+
+
+def readable(types: str) -> str:
+    """Types of Python in the words of a config: `an integer or null`."""
+    words = []
+    for name, choices, container in _TYPE.findall(types):
+        if choices:
+            words += [choice.strip().strip("'") for choice in choices.split(",")]
+        elif container:
+            words.append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", container))
+        elif name != "torch.Tensor":
+            words.append(_WORDS.get(name, f"a {name.rpartition('.')[2]}"))
+    unique = list(dict.fromkeys(words)) or [types]
+    return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} or {unique[-1]}"
+
+
+def shown(value: object) -> str:
+    """A value as one would write it, shortened."""
+    text = " ".join(str(value).split())
+    return shortened(text if _NUMBER.fullmatch(text) or text[:1] in "[{" else repr(text), _LONGEST_VALUE)
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or its beginning and dots."""
+    return text if len(text) <= longest else f"{text[: longest - 4]} ..."

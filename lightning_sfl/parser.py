@@ -1,0 +1,51 @@
+"""The command line's parser: errors of one line, and help that lists what can be chosen rather than all of torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from typing import Any
+
+import click
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_sfl.class_names import kind_of
+from lightning_sfl.config_errors import RefusedOptions, explain, options_of
+
+_INDENT = " " * 24
+_OPTION = re.compile(r"\n  (?:-\w \w+, )?--([\w.]+)[ ,\[+]")
+_SUBCLASSES = re.compile(r",\s+known\s+subclasses:([^()]*)\)")
+
+
+def fail(message: str, code: int = 2) -> None:
+    """End with one line on the error stream."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+class OneLineParser(LightningArgumentParser):
+    """Parser whose errors are one line and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Say what is wrong, without the usage text; parsers of inner classes leave that to the outermost."""
+        if not self.exit_on_error:
+            raise RefusedOptions(message, options_of(self)) from ex
+        fail(explain(message, ex, self))
+
+    def format_help(self) -> str:
+        """Help in which short names stand for the import paths of every subclass in memory."""
+        text = super().format_help()
+        pieces, end = [], 0
+        for found in _SUBCLASSES.finditer(text):
+            key = _OPTION.findall(text, 0, found.start())[-1]
+            pieces += [text[end : found.start()], ")", short_names(key)]
+            end = found.end()
+        return "".join([*pieces, text[end:]])
+
+
+def short_names(key: str) -> str:
+    """The classes that a setting takes, as lines of help; nothing where none of them has a short name."""
+    names = kind_of(key).listed()
+    line = f"One of {names}, or the import path of your own."
+    return "\n" + textwrap.fill(line, 78, initial_indent=_INDENT, subsequent_indent=_INDENT) if names else ""
