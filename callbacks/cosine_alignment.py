@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sfl.callbacks.starts import Start, Visits, moved, start_of
+from lightning_sfl.callbacks.starts import Start, Visits, moved, start_of, update_of
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
@@ -36,8 +36,8 @@ class CosineAlignment(Watcher):
     def _forget(self) -> None:
         self.visits = Visits()
         self.starts: dict[int, Start] = {}
-        self.updates: dict[str, list[Tensor]] = {}
-        self.server_updates: dict[str, list[Tensor]] = {}
+        self.updates: dict[str, Tensor] = {}
+        self.server_updates: dict[str, Tensor] = {}
         self.shares: dict[str, tuple[int, float]] = {}
         self.grams: dict[str, Tensor] = {}
 
@@ -59,7 +59,7 @@ class CosineAlignment(Watcher):
             return
         key = self.visits.of(event.slot, event.client_id)
         self.shares[key] = (event.rows, event.weight)
-        self.updates[key] = moved(event.client_half, start.client)
+        self.updates[key] = update_of(event, start.client)
         if start.server is not None and event.server_half is not None:
             self.server_updates[key] = moved(event.server_half, start.server)
 
@@ -68,7 +68,7 @@ class CosineAlignment(Watcher):
         """Reduce the updates to their Gram matrices."""
         for half, updates in {"client": self.updates, "server": self.server_updates}.items():
             if updates:
-                self.grams[half] = gram(list(updates.values()))
+                self.grams[half] = gram([[update] for update in updates.values()])
             updates.clear()
         self.starts.clear()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.callbacks.starts import copied, difference, moved, square, start_of
+from lightning_sfl.callbacks.rows import Row, copied, copy_into, norms, square, subtract
+from lightning_sfl.callbacks.starts import moved, start_of, update_of
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.aggregation import normalised
 from lightning_sfl.core.errors import require
@@ -19,16 +20,19 @@ from lightning_sfl.records.report import RoundReport
 
 
 class Track:
-    """One half on its way: where it started, its parameters (live), and the squared distances seen so far."""
+    """One half on its way: where it started, its parameters (live), room to compute in, and the distances seen."""
 
-    def __init__(self, module: nn.Module, start: list[Tensor]) -> None:
-        self.now, self.start = trainable(module), start
-        self.squares: list[Tensor] = []
+    def __init__(self, module: nn.Module, start: Row | None = None) -> None:
+        self.now = trainable(module)
+        self.start = copied(self.now) if start is None else start
+        self.room = Row(self.now)
+        self.distances: list[Tensor] = []
         self.steps = 0
 
     def square_sum(self) -> Tensor:
         """Sum of the squared distances measured, float64."""
-        return torch.stack(self.squares).double().sum() if self.squares else torch.zeros((), dtype=torch.float64)
+        known = torch.stack(self.distances) if self.distances else torch.zeros(1)
+        return known.double().square().sum()
 
 
 class Finished:
@@ -38,18 +42,14 @@ class Finished:
         self.tracks: list[Track] = []
         self.ends: list[Tensor] = []
         self.weights: list[float] = []
-        self.sum: list[Tensor] = []
+        self.sum: Tensor | None = None
 
-    def add(self, track: Track, module: nn.Module, weight: float) -> None:
+    def add(self, track: Track, move: Tensor, weight: float) -> None:
         """One more half, at its end."""
-        move = moved(module, track.start)
         self.tracks.append(track)
         self.ends.append(square(move))
         self.weights.append(weight)
-        if not self.sum:
-            self.sum = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in move]
-        for total, tensor in zip(self.sum, move, strict=True):
-            total.add_(tensor, alpha=weight)
+        self.sum = move.double() * weight if self.sum is None else self.sum.add_(move, alpha=weight)
 
 
 class Drift(Watcher):
@@ -82,8 +82,8 @@ class Drift(Watcher):
         self._forget()
         if self.due(event.round):
             self.anchors = {
-                "client": Track(event.client_half, copied(event.client_half)),
-                "server": Track(event.server_half, copied(event.server_half)),
+                "client": Track(event.client_half),
+                "server": Track(event.server_half),
             }
             self.servers[id(event.server_half)] = self.anchors["server"]
 
@@ -122,11 +122,11 @@ class Drift(Watcher):
                 chosen.append(track)
         if not chosen:
             return
-        now = [tensor for track in chosen for tensor in track.now]
-        before = [tensor for track in chosen for tensor in track.start]
-        norms = torch.stack(torch._foreach_norm(difference(now, before))).square()
-        for track, part in zip(chosen, norms.split([len(track.now) for track in chosen]), strict=True):
-            track.squares.append(part.sum())
+        rooms = [track.room for track in chosen]
+        copy_into(rooms, [track.now for track in chosen])
+        subtract(rooms, [track.start for track in chosen])
+        for track, distance in zip(chosen, norms(rooms), strict=True):
+            track.distances.append(distance)
 
     @torch.no_grad()
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
@@ -134,10 +134,10 @@ class Drift(Watcher):
         track = self.clients.pop(event.slot, None)
         if track is None or not event.finished:
             return
-        self.finished["client"].add(track, event.client_half, event.weight)
+        self.finished["client"].add(track, update_of(event, track.start), event.weight)
         copy = self.servers.get(id(event.server_half)) if event.server_half is not None else None
         if copy is not None and event.server_half is not None:
-            self.finished["server"].add(copy, event.server_half, event.weight)
+            self.finished["server"].add(copy, moved(event.server_half, copy.start), event.weight)
 
     @torch.no_grad()
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
@@ -146,24 +146,19 @@ class Drift(Watcher):
             return
         shared = self.anchors["server"]
         if shared.steps and not self.finished["server"].tracks:
-            self.finished["server"].add(shared, event.server_half, 1.0)
+            self.finished["server"].add(shared, moved(event.server_half, shared.start), 1.0)
         for half, merged in {"client": event.client_half, "server": event.server_half}.items():
             self.seen[half] = self._summary(self.finished[half], moved(merged, self.anchors[half].start))
         self.clients.clear()
         self.servers.clear()
 
-    def _summary(self, finished: Finished, update: Sequence[Tensor]) -> Tensor:
+    def _summary(self, finished: Finished, update: Tensor) -> Tensor:
         """One float64 vector on the device: the update's square, the residual's, the square sums, the end squares."""
         total = sum(finished.weights)
-        residual = (
-            [tensor.double() - part / total for tensor, part in zip(update, finished.sum, strict=True)]
-            if total > 0
-            else []
-        )
+        residual = update.new_zeros(0) if finished.sum is None or not total else update.double() - finished.sum / total
         sums = [track.square_sum() for track in finished.tracks]
-        device = update[0].device if update else torch.device("cpu")
         parts = [square(update), square(residual), *sums, *finished.ends]
-        return torch.stack([part.to(device) for part in parts])
+        return torch.stack([part.to(update.device) for part in parts])
 
     def report(self, module: Any, report: RoundReport) -> None:
         """The scalars of both halves."""

@@ -89,16 +89,16 @@ class GradientDivergence(Watcher):
     def _gradient(self, module: Any, event: RoundStart, rows: np.ndarray, over: list[nn.Parameter]) -> list[Tensor]:
         """Gradient of the mean loss on these rows; batch statistics need them all at once."""
         at_once = len(rows) if self.bn_mode == "batch" else ROWS_AT_ONCE
-        total = [torch.zeros_like(parameter) for parameter in over]
+        total: list[Tensor] = []
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             x, labels = module.population.take(part)
             with torch.enable_grad():
                 loss = module.loss(event.server_half(event.client_half(x)), labels)
                 found = torch.autograd.grad(loss, over, allow_unused=True) if over else ()
-            for tensor, gradient in zip(total, found, strict=True):
-                if gradient is not None:
-                    tensor.add_(gradient, alpha=len(part) / len(rows))
+            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(over, found, strict=True)]
+            shares = [gradient * (len(part) / len(rows)) for gradient in whole] if at_once < len(rows) else whole
+            total = [old + new for old, new in zip(total, shares, strict=True)] if total else shares
         return total
 
     def on_client_end(self, module: Any, event: ClientEnd) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lightning_sfl.callbacks.starts import Start, Visits, copied, difference, square, start_of
+from lightning_sfl.callbacks.rows import Row, copied, square
+from lightning_sfl.callbacks.starts import Start, Visits, start_of
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientStart, RoundEnd, RoundStart
-from lightning_sfl.measures.gram import gram
+from lightning_sfl.measures.gram import gram, trainable
 from lightning_sfl.measures.initial import InitialDistance as Distance
 from lightning_sfl.measures.initial import initial_distance
 from lightning_sfl.records.report import RoundReport
@@ -29,37 +29,36 @@ class InitialDistance(Watcher):
 
     def _forget(self) -> None:
         self.visits = Visits()
-        self.anchor: list[Tensor] = []
+        self.anchor: Row | None = None
         self.starts: dict[str, Start] = {}
-        self.squares: list[Tensor] = []
         self.found: tuple[list[str], Distance] | None = None
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """The global half is the anchor."""
         self._forget()
         if self.due(event.round):
-            self.anchor = copied(event.client_half)
+            self.anchor = copied(trainable(event.client_half))
 
     @torch.no_grad()
     def on_client_start(self, module: Any, event: ClientStart) -> None:
         """How far from the anchor a client starts."""
-        if self.anchor:
-            start = start_of(event)
-            self.starts[self.visits.start(event.slot, event.client_id)] = start
-            self.squares.append(square(difference(start.client, self.anchor)))
+        if self.anchor is not None:
+            self.starts[self.visits.start(event.slot, event.client_id)] = start_of(event)
 
     @torch.no_grad()
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
         """Only starts that differ from the anchor cost a Gram matrix."""
-        if self.starts:
-            away = torch.stack(self.squares).cpu().nonzero()[:, 0]
-            starts = list(self.starts.values())
-            rows = [difference(starts[i].client, self.anchor) for i in away.tolist()]
+        if self.starts and self.anchor is not None:
+            anchor = self.anchor.flat
+            starts = [start.client.flat for start in self.starts.values()]
+            away = torch.tensor(
+                [i for i, start in enumerate(starts) if not torch.equal(start, anchor)], dtype=torch.long
+            )
             products = torch.zeros(len(starts), len(starts), dtype=torch.float64)
-            products[away[:, None], away[None, :]] = gram(rows).cpu()
-            self.found = (list(self.starts), initial_distance(products, float(square(self.anchor).sqrt())))
+            products[away[:, None], away[None, :]] = gram([[starts[i] - anchor] for i in away.tolist()]).cpu()
+            self.found = (list(self.starts), initial_distance(products, float(square(anchor).sqrt())))
         self.starts.clear()
-        self.anchor = []
+        self.anchor = None
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Distances of the round; the mean cosine of the offsets where there are offsets."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import numpy as np
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from lightning_sfl.callbacks.pictures import diverging
+from lightning_sfl.callbacks.board import show
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import RoundEnd
 from lightning_sfl.records.report import RoundReport
@@ -79,14 +77,10 @@ class RoundRecord(Watcher):
 
 
 def _write(logger: Logger, report: RoundReport) -> None:
-    logger.log_metrics(dict(report.scalars), step=report.round)
-    experiment: Any = logger.experiment
-    if hasattr(experiment, "add_histogram"):
-        for tag, values in report.vectors.items():
-            experiment.add_histogram(tag, np.asarray(values), report.round)
-    if hasattr(experiment, "add_image"):
-        for tag, matrix in report.pictures.items():
-            experiment.add_image(tag, diverging(matrix), report.round, dataformats="HWC")
+    if isinstance(logger, TensorBoardLogger):
+        show(logger, report)
+    else:
+        logger.log_metrics(dict(report.scalars), step=report.round)
     logger.save()
 
 

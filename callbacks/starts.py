@@ -4,61 +4,66 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.core.events import ClientStart
+from lightning_sfl.callbacks.rows import Row, copied
+from lightning_sfl.core.events import ClientEnd, ClientStart
 from lightning_sfl.measures.gram import trainable
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Start:
     """Copies of a client's half, and of its private server copy where there is one, as they were at its start."""
 
-    client: list[Tensor]
-    server: list[Tensor] | None
+    client: Row
+    server: Row | None
 
 
 class _Latest:
-    """The copies made for the event that is being delivered; neither is kept alive from here."""
+    """What was computed for the event that is being delivered; nothing is kept alive from here."""
 
-    event: weakref.ref[ClientStart] | None = None
-    start: weakref.ref[Start] | None = None
+    event: weakref.ref[Any] | None = None
+    made: ClassVar[dict[str, weakref.ref[Any]]] = {}
+
+
+def _shared(event: Any, name: str, make: Callable[[], T]) -> T:
+    """What `make` gives, made once for all watchers of this event."""
+    if _Latest.event is None or _Latest.event() is not event:
+        _Latest.event, _Latest.made = weakref.ref(event), {}
+    known: T | None = _Latest.made[name]() if name in _Latest.made else None
+    if known is None:
+        known = make()
+        _Latest.made[name] = weakref.ref(known)
+    return known
 
 
 def start_of(event: ClientStart) -> Start:
     """Copies of where this client starts; watchers of the same event share them and must not write to them."""
-    known = _Latest.start() if _Latest.start and _Latest.event and _Latest.event() is event else None
-    if known is None:
-        server = None if event.server_half is None else copied(event.server_half)
-        known = Start(copied(event.client_half), server)
-        _Latest.event, _Latest.start = weakref.ref(event), weakref.ref(known)
-    return known
+
+    def make() -> Start:
+        server = None if event.server_half is None else copied(trainable(event.server_half))
+        return Start(copied(trainable(event.client_half)), server)
+
+    return _shared(event, "start", make)
 
 
-def copied(module: nn.Module) -> list[Tensor]:
-    """Copies of the trainable parameters."""
-    return [parameter.clone() for parameter in trainable(module)]
+def update_of(event: ClientEnd, start: Row) -> Tensor:
+    """How far this client's half has moved, one vector; shared like its start."""
+    return _shared(event, "update", lambda: moved(event.client_half, start))
 
 
-def moved(module: nn.Module, start: Sequence[Tensor]) -> list[Tensor]:
-    """Trainable parameters now minus at the start."""
-    return difference(trainable(module), start)
-
-
-def difference(now: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
-    """now - before, tensor by tensor; an empty list where nothing is trainable."""
-    return list(torch._foreach_sub(list(now), list(before))) if now else []
-
-
-def square(vector: Sequence[Tensor]) -> Tensor:
-    """Squared norm in float64, on the device."""
-    if not vector:
-        return torch.zeros((), dtype=torch.float64)
-    return torch.stack(torch._foreach_norm(list(vector))).double().square().sum()
+@torch.no_grad()
+def moved(module: nn.Module, start: Row) -> Tensor:
+    """Trainable parameters now minus at the start, as one vector."""
+    row = copied(trainable(module))
+    return row.flat.sub_(start.flat)
 
 
 class Visits:

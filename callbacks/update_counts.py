@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.callbacks.starts import Visits, copied, difference, square
+from lightning_sfl.callbacks.rows import Row, copied, copy_into, norms, square, subtract
+from lightning_sfl.callbacks.starts import Visits, moved
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, CutGradient, RoundEnd, RoundStart, ServerStep
 from lightning_sfl.measures.counts import magnitude_per_step, path_per_step
@@ -16,6 +17,22 @@ from lightning_sfl.measures.gram import quotient, trainable
 from lightning_sfl.records.report import RoundReport
 
 CUMULATIVE = ("client_steps", "server_steps", "samples_main", "samples_replay", "samples_server")
+
+
+class Followed:
+    """A server half on its way, step by step."""
+
+    def __init__(self, half: nn.Module) -> None:
+        self.now = trainable(half)
+        self.before, self.after = copied(self.now), Row(self.now)
+
+    def step(self) -> Tensor:
+        """Length of the step just taken."""
+        copy_into([self.after], [self.now])
+        subtract([self.before], [self.after])
+        length = norms([self.before])[0]
+        self.before, self.after = self.after, self.before
+        return length
 
 
 class UpdateCounts(Watcher):
@@ -38,9 +55,9 @@ class UpdateCounts(Watcher):
         self.fields: dict[str, Counter[str]] = {"B": Counter(), "R": Counter(), "steps": Counter()}
         self.ends: dict[str, ClientEnd] = {}
         self.branches: set[int] = set()
-        self.start: list[Tensor] = []
+        self.start: Row | None = None
         self.move: Tensor | None = None
-        self.at: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self.followed: dict[int, Followed] = {}
         self.lengths: list[Tensor] = []
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
@@ -48,7 +65,7 @@ class UpdateCounts(Watcher):
         self._forget()
         self.counts["participants"] = len(event.participants)
         if self.due(event.round):
-            self.start = copied(event.server_half)
+            self.start = copied(trainable(event.server_half))
             if self.server_path:
                 self._follow(event.server_half)
 
@@ -60,7 +77,7 @@ class UpdateCounts(Watcher):
 
     def _follow(self, half: nn.Module) -> None:
         """Keep a server half's parameters, live, beside what they are now."""
-        self.at[id(half)] = (trainable(half), copied(half))
+        self.followed[id(half)] = Followed(half)
 
     def on_cut_gradient(self, module: Any, event: CutGradient) -> None:
         """Rows of others that were mixed in."""
@@ -83,10 +100,9 @@ class UpdateCounts(Watcher):
         self.counts["server_steps"] += 1
         self.counts["samples_server"] += event.rows
         self.branches.add(event.branch)
-        now, before = self.at.get(id(event.server_half), ([], []))
-        if now:
-            self.lengths.append(square(difference(now, before)))
-            torch._foreach_copy_(before, now)
+        followed = self.followed.get(id(event.server_half))
+        if followed is not None and followed.now:
+            self.lengths.append(followed.step())
 
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
         """A client is done, or was dropped."""
@@ -97,10 +113,10 @@ class UpdateCounts(Watcher):
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
         """Add up."""
         self.totals.update({name: self.counts[name] for name in CUMULATIVE})
-        if self.start:
-            self.move = square(difference(trainable(event.server_half), self.start)).sqrt()
-        self.at.clear()
-        self.start.clear()
+        if self.start is not None:
+            self.move = square(moved(event.server_half, self.start)).sqrt()
+        self.followed.clear()
+        self.start = None
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Counts of the round and of the run, and of each client."""
@@ -116,7 +132,8 @@ class UpdateCounts(Watcher):
         if self.move is not None:
             report.scalar("server/mag_per_step", magnitude_per_step(float(self.move), steps, len(self.branches)))
         if self.lengths:
-            report.scalar("server/path_per_step", path_per_step(float(torch.stack(self.lengths).sqrt().sum()), steps))
+            path = float(torch.stack(self.lengths).double().sum())
+            report.scalar("server/path_per_step", path_per_step(path, steps))
         self._report_clients(report)
 
     def _report_clients(self, report: RoundReport) -> None:
