@@ -88,7 +88,7 @@ class Boundary:
     def upload(
         self, slot: int, client_id: int, local_step: int, smashed: Smashed, labels: Tensor, sent: Smashed | None = None
     ) -> Upload:
-        """Smashed data (or `sent` in their stead) and labels go up: the server gets leaves without the client's graph."""
+        """Smashed data (or `sent` in their stead) and labels go up: what the server gets has no graph of the client."""
         received = [part.detach() for part in parts(smashed if sent is None else sent)]
         self.count("smashed", "up", num_bytes(received))
         self.count("labels", "up", num_bytes([labels]))

@@ -151,9 +151,7 @@ def spread(found: Found, steps: int) -> list[Found]:
     dealt: list[Found] = [[] for _ in range(steps)]
     place = 0
     for client, rows in found:
-        while len(rows):
-            room = share - place % share
-            dealt[place // share].append((client, rows[:room]))
-            place += len(rows[:room])
-            rows = rows[room:]
+        for part in np.split(rows, range(share - place % share, len(rows), share)):
+            dealt[place // share].append((client, part))
+            place += len(part)
     return dealt

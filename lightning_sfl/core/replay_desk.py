@@ -105,7 +105,7 @@ class ReplayDesk:
         self.squares[branch].append(square)
 
     def end_round(self, rate: float) -> None:
-        """The round is over: say what was done, and set the next proportion by the servers' gradients and their rate."""
+        """The round is over: say what was done; the next proportion follows the servers' gradients and their rate."""
         norm = rate * torch.stack([torch.stack(squares).mean() for squares in self.squares.values()]).mean().item()
         self.told = {
             "replay/proportion": self.proportions.proportion,

@@ -31,6 +31,7 @@ from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
 from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.module import Role
 from lightning_sfl.methods.sides import Sides
 
 
@@ -84,6 +85,16 @@ class SplitMethod(Sides):
         self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
         self.restart_optimizers()
         self.step_schedules()
+
+    def restart_optimizers(self) -> None:
+        """Forget momentum and moments: a client's state has no meaning for the next client in its slot."""
+        for role in self.roles:
+            if not self.lasting(role):
+                self.optimizer(role).optimizer.state.clear()
+
+    def lasting(self, role: Role) -> bool:
+        """Whether the optimizer of this side keeps its state from round to round."""
+        return role == "server" and self.persist_server_optimizer
 
     def train_round(self, plan: Plan) -> None:
         """Local steps until the plan is done, then the merge."""

@@ -40,7 +40,7 @@ class MultiSFL(SplitMethod):
         pull: how strongly the master draws each branch after a round; 0 leaves the branches alone.
         replay: how much is replayed, of what, from whom and when.
         client_forward: send what the client's forward gives, or what one in evaluation mode gives before it.
-        server_forward: own and replayed rows as one batch, or one after the other; only batch normalisation can tell.
+        server_forward: own and replayed rows as one batch, or apart; only batch normalisation can tell.
         client_order: which branch meets which client: as drawn (at random), by id, or shuffled.
         persist_client_optimizer: keep momentum and moments of the branches' client halves from round to round.
         persist_server_optimizer: keep those of the branches' server halves.
@@ -68,12 +68,8 @@ class MultiSFL(SplitMethod):
         super().__init__(backbone, cut_layer, weighting="uniform", **kwargs)
         require(branches is None or branches >= 1, "branches", branches, "an integer >= 1, or null")
         require(0 <= pull < float("inf"), "pull", pull, "a finite number >= 0")
-        self.branches, self.pull, self.client_forward, self.server_forward = (
-            branches,
-            pull,
-            client_forward,
-            server_forward,
-        )
+        self.branches, self.pull = branches, pull
+        self.client_forward, self.server_forward = client_forward, server_forward
         self.persist_client_optimizer = persist_client_optimizer
         self.work = replace(self.work, drop_last=True)
         self.desk = ReplayDesk(replay, self.work, self.seed)

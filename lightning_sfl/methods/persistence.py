@@ -61,6 +61,7 @@ class PersistentModule(L.LightningModule):
             self.cut(torch.zeros(example["shape"], dtype=getattr(torch, example["dtype"])))
         if training:
             self._fit_to_slots(checkpoint["optimizer_states"])
+            self.loaded_memory = checkpoint["lightning_sfl"]["memory"]
 
     def check_signature(self, checkpoint: dict[str, Any], training: bool) -> None:
         """Refuse a checkpoint of another method, cut or format, and of other data when training is to go on."""
@@ -72,15 +73,6 @@ class PersistentModule(L.LightningModule):
         for key, value in (self.identity() | (self.data_identity() if training else {})).items():
             if signed[key] != value:
                 raise CheckpointError(f"the checkpoint has {key}={signed[key]!r}, this run {key}={value!r}")
-<<<<<<< HEAD
-        if not self.is_cut:
-            example = signed["example"]
-            self.cut(torch.zeros(example["shape"], dtype=getattr(torch, example["dtype"])))
-        if training:
-            self._fit_to_slots(checkpoint["optimizer_states"])
-            self.loaded_memory = signed["memory"]
-=======
->>>>>>> main
 
     def _fit_to_slots(self, optimizer_states: list[dict[str, Any]]) -> None:
         # State is empty between rounds, so only the number of parameters has to follow the number of slots.
