@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sfl.core.split import split as split
     from lightning_sfl.data import FederatedData as FederatedData
+    from lightning_sfl.methods import GAS as GAS
     from lightning_sfl.methods import SFL as SFL
     from lightning_sfl.methods import SFLV1 as SFLV1
     from lightning_sfl.methods import SFLV2 as SFLV2
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "FedAvg", "FedSGD", "Centralized", "MultiSFL")
+_METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "FedAvg", "FedSGD", "Centralized", "MultiSFL", "GAS")
 _HOMES = {
     **dict.fromkeys(_METHODS, "lightning_sfl.methods"),
     "FederatedData": "lightning_sfl.data",

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import lightning_sfl.methods as registry
 from lightning_sfl.core import events
+from lightning_sfl.core.activation_buffer import Generation
 from lightning_sfl.core.population import Population
-from lightning_sfl.methods import SFLV1, FedAvg, FedSGD, MultiSFL, SplitMethod
+from lightning_sfl.methods import GAS, SFLV1, FedAvg, FedSGD, MultiSFL, SplitMethod
 
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
@@ -27,7 +28,13 @@ METHODS: list[type[SplitMethod]] = [
 CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg", "FedSGD", "Centralized")]
 
 # Methods whose slots, with their optimizers, go on from round to round.
-PERSISTENT: list[type[SplitMethod]] = [MultiSFL]
+PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS]
+
+# Methods whose clients come and go while a round runs.
+ASYNCHRONOUS: list[type[SplitMethod]] = [GAS]
+
+# What makes a method that trains another objective train the plain one.
+PLAIN: dict[type[SplitMethod], dict[str, Any]] = {GAS: {"prior_exponent": 0.0, "generation": Generation(every=0)}}
 
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {

@@ -4,6 +4,7 @@ from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.methods.centralized import Centralized
 from lightning_sfl.methods.fedavg import FedAvg
 from lightning_sfl.methods.fedsgd import FedSGD
+from lightning_sfl.methods.gas import GAS
 from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
 from lightning_sfl.methods.multisfl import MultiSFL
 from lightning_sfl.methods.sfl import SFL
@@ -12,6 +13,7 @@ from lightning_sfl.methods.sfl_v2 import SFLV2
 from lightning_sfl.methods.split_learning import SplitLearning
 
 __all__ = [
+    "GAS",
     "SFL",
     "SFLV1",
     "SFLV2",

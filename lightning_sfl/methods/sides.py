@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts, replies, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, cloned, join, parts, replies, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.randomness import seed_torch
@@ -241,8 +241,3 @@ class Sides(WatchedModule):
             events.CutGradient, upload.slot, upload.client_id, answer.raw, answer.sent,
             answer.logits, answer.logits_gradient, upload.labels, upload.num_rows, answer.replayed,
         )  # fmt: skip
-
-
-def cloned(received: Smashed) -> Smashed:
-    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
-    return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()
