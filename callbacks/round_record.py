@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -62,8 +63,8 @@ class RoundRecord(Watcher):
         if not self.due(trainer.current_epoch):
             return
         report = RoundReport(trainer.current_epoch)
-        for tag, value in self.own_scalars.items():
-            report.scalar(tag, value)
+        for tag in self.own_scalars:
+            report.scalar(tag, self.own_scalars[tag])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Watcher):
                 callback.report(pl_module, report)

@@ -47,14 +47,21 @@ GENERATION = Generation()
 
 
 def balance(
-    rows: Tensor, labels: Tensor, target: int, statistics: ActivationStatistics, how: Generation, draws: np.random.Generator
+    rows: Tensor,
+    labels: Tensor,
+    target: int,
+    statistics: ActivationStatistics,
+    how: Generation,
+    draws: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """`target` rows (rows, dim) of every known label, ordered by label: real ones first, then generated ones."""
     found: list[Tensor] = []
     for label in statistics.known:
         real = rows[labels == label]
         if len(real) > target and how.overflow != "keep":
-            chosen = draws.choice(len(real), target, replace=False) if how.overflow == "subsample" else np.arange(target)
+            chosen = (
+                draws.choice(len(real), target, replace=False) if how.overflow == "subsample" else np.arange(target)
+            )
             real = real[torch.from_numpy(chosen).to(real.device)]
         if len(real) < target:
             made = statistics.draw(label, target - len(real), draws)

@@ -7,7 +7,7 @@ is told to watchers each of them starts anew in every round, from where it stand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import Weighting, weighted_average
 from lightning_sfl.core.clock import ALEXNET, CELL, Cell, costs_of, durations
+from lightning_sfl.core.cut import Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Batch, Plan, in_order
 from lightning_sfl.core.selection import Uniform
@@ -32,9 +33,11 @@ class AsynchronousMethod(SplitMethod):
         model_buffer: client halves that are merged at a time, null for as many as there are slots.
         participation: a client that is done makes room for another at once, or all of a round start it together.
         arrival: the client that is ready first is next, or any.
+        client_momentum: each client's optimizer state is its own, or all clients pass one on from step to step, as the
+            released code of GAS has it.
         cell: how fast clients compute and send.
         weighting: a client's weight in the merge: uniform, its number of samples, or of rows trained on in its visit.
-        kwargs: options of `SplitMethod`. Slots keep the client optimizer's state until their client is done.
+        kwargs: options of `SplitMethod`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class AsynchronousMethod(SplitMethod):
         model_buffer: int | None = None,
         participation: Literal["replaced", "per_round"] = "replaced",
         arrival: Literal["clock", "random"] = "clock",
+        client_momentum: Literal["per_slot", "shared"] = "per_slot",
         cell: Cell = CELL,
         weighting: Weighting = "uniform",
         **kwargs: Any,
@@ -56,6 +60,7 @@ class AsynchronousMethod(SplitMethod):
         alone = participation == "replaced" or model_buffer is None
         require(alone, "model_buffer", model_buffer, "null where participation is per_round: a round merges them all")
         self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
+        self.client_momentum, self.moved_last = client_momentum, 0
         self.handed_in: list[tuple[State, float]] = []
         self.visits: Visits | None = None
 
@@ -121,8 +126,9 @@ class AsynchronousMethod(SplitMethod):
         weight = self.tell_end(slot, finished=True)
         self.handed_in.append(({name: tensor.clone() for name, tensor in state_of(self.slots[slot]).items()}, weight))
         self.visits.leave(slot)
-        for parameter in self.slots[slot].parameters():
-            self.optimizer("client").optimizer.state.pop(parameter, None)
+        if self.client_momentum == "per_slot":
+            for parameter in self.slots[slot].parameters():
+                self.optimizer("client").optimizer.state.pop(parameter, None)
         if self.participation == "replaced" and len(self.handed_in) < self.quorum:
             self.admit(slot)
             self.enter(slot)
@@ -147,6 +153,19 @@ class AsynchronousMethod(SplitMethod):
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)
 
+    def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
+        if self.client_momentum == "shared":
+            self.pass_on_momentum(turns[0].slot)
+        super().step_clients(turns, cut_gradients)
+
+    def pass_on_momentum(self, slot: int) -> None:
+        """The optimizer's state of the client that moved last becomes that of the client in this slot."""
+        state = self.optimizer("client").optimizer.state
+        for last, next in zip(self.slots[self.moved_last].parameters(), self.slots[slot].parameters(), strict=True):
+            if slot != self.moved_last and last in state:
+                state[next] = state.pop(last)
+        self.moved_last = slot
+
     # --- what lasts -------------------------------------------------------------------------------------------------
 
     def lasting(self, role: Any) -> bool:
@@ -159,9 +178,10 @@ class AsynchronousMethod(SplitMethod):
         if self.visits is None:
             return {}
         slots = {slot: state_of(self.slots[slot]) for slot in self.visits.in_slot}
-        return {"slots": slots, "visits": self.visits.state()}
+        return {"slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
 
     def recall(self, memory: dict[str, Any]) -> None:
         self.visits.load(memory["visits"], self.population.rows)
+        self.moved_last = memory["moved_last"]
         for slot, state in memory["slots"].items():
             load_state(self.slots[slot], state)

@@ -20,7 +20,20 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import METHODS, PERSISTENT, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
+from tests.tiny import (
+    METHODS,
+    PERSISTENT,
+    Recorder,
+    build,
+    differing,
+    fit,
+    furthest,
+    network,
+    rows,
+    sgd,
+    weights,
+    whole,
+)
 
 FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, FedAvg, FedSGD]
 
