@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sfl.callbacks.starts import Start, Visits, moved, start_of, update_of
+from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
+from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
@@ -35,7 +36,7 @@ class CosineAlignment(Watcher):
 
     def _forget(self) -> None:
         self.visits = Visits()
-        self.starts: dict[int, Start] = {}
+        self.trails: dict[int, tuple[Trail, Trail | None]] = {}
         self.updates: dict[str, Tensor] = {}
         self.server_updates: dict[str, Tensor] = {}
         self.shares: dict[str, tuple[int, float]] = {}
@@ -49,19 +50,20 @@ class CosineAlignment(Watcher):
         """Remember where the client starts."""
         if self.due(event.round):
             self.visits.start(event.slot, event.client_id)
-            self.starts[event.slot] = start_of(event)
+            server = None if event.server_half is None else trail_of(event, event.server_half)
+            self.trails[event.slot] = (trail_of(event, event.client_half), server)
 
     @torch.no_grad()
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
         """Keep its update; clients that did not finish, or trained on nothing, have none."""
-        start = self.starts.pop(event.slot, None)
-        if start is None or not event.finished or not event.rows:
+        client, server = self.trails.pop(event.slot, (None, None))
+        if client is None or not event.finished or not event.rows:
             return
         key = self.visits.of(event.slot, event.client_id)
         self.shares[key] = (event.rows, event.weight)
-        self.updates[key] = update_of(event, start.client)
-        if start.server is not None and event.server_half is not None:
-            self.server_updates[key] = moved(event.server_half, start.server)
+        self.updates[key] = update_of(event, client)
+        if server is not None:
+            self.server_updates[key] = update_of(event, server)
 
     @torch.no_grad()
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
@@ -70,7 +72,7 @@ class CosineAlignment(Watcher):
             if updates:
                 self.grams[half] = gram([[update] for update in updates.values()])
             updates.clear()
-        self.starts.clear()
+        self.trails.clear()
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Scalars for both halves, vectors and the matrix for the client half."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sfl.callbacks.starts import Visits
+from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientStart, CutGradient, RoundEnd, RoundStart
 from lightning_sfl.measures.cut_scale import cut_scales, residuals, row_norms, scale_ratio
@@ -21,8 +21,7 @@ PENDING_LIMIT = 1 << 18
 class CutScale(Watcher):
     """Writes `cut/*`, means over the clients of each client's mean over its steps, and `cut/scale_ratio`.
 
-    A step only takes norms and keeps logits, which are small; they are worked through together at the end of the
-    round, or when many have come.
+    A step only keeps what crossed; it is worked through together at the end of the round, or when much has come.
 
     Args:
         every: measure in every so many rounds, 0 for never.
@@ -35,8 +34,7 @@ class CutScale(Watcher):
     def _forget(self) -> None:
         self.visits = Visits()
         self.keys: list[str] = []
-        self.raw: list[Tensor] = []
-        self.sent: list[Tensor] = []
+        self.norms: list[Tensor] = []
         self.own_share: list[float] = []
         self.pending: list[CutGradient] = []
         self.pending_size = 0
@@ -51,33 +49,32 @@ class CutScale(Watcher):
         """A visit begins."""
         self.visits.start(event.slot, event.client_id)
 
-    @torch.no_grad()
     def on_cut_gradient(self, module: Any, event: CutGradient) -> None:
-        """Norms now; the logits are kept for later."""
+        """Only kept, until there are enough to be worked through together."""
         if not self.due(event.round) or event.logits is None or event.logits_gradient is None:
             return
         self.keys.append(self.visits.of(event.slot, event.client_id))
-        self.raw.append(row_norms(event.raw))
-        unchanged = all(sent is raw for sent, raw in zip(event.sent, event.raw, strict=True))
-        self.sent.append(self.raw[-1] if unchanged else row_norms(event.sent))
         self.own_share.append(event.rows / len(event.logits))
         self.pending.append(event)
-        self.pending_size += event.logits.numel()
+        self.pending_size += event.logits.numel() + sum(part.numel() for part in event.raw)
         if self.pending_size > PENDING_LIMIT:
             self._work_through()
 
+    @torch.no_grad()
     def _work_through(self) -> None:
-        groups: dict[tuple[object, ...], list[CutGradient]] = {}
-        for event in self.pending:
-            groups.setdefault((event.logits.shape[1:], event.labels.shape[1:]), []).append(event)
-        if len(groups) > 1:  # several kinds of labels cannot be joined
-            groups = {(number,): [event] for number, event in enumerate(self.pending)}
-        for events in groups.values():
+        forms = {(event.logits.shape[1:], event.labels.shape[1:], _forms(event.raw)) for event in self.pending}
+        groups = [self.pending] if len(forms) == 1 else [[event] for event in self.pending]  # unlike ones do not join
+        for events in groups:
             logits = torch.cat([event.logits.detach() for event in events])
             gradients = torch.cat([event.logits_gradient for event in events])
             columns = torch.stack(residuals(logits, gradients, torch.cat([event.labels for event in events])), dim=1)
             per_row = max(1, len(columns) // max(1, len(logits)))
             self.sums.append(_sums(columns, [len(event.logits) * per_row for event in events]))
+            rows = [len(event.raw[0]) for event in events]
+            raw = _row_norms([event.raw for event in events])
+            unchanged = all(sent is part for event in events for sent, part in zip(event.sent, event.raw, strict=True))
+            sent = raw if unchanged else _row_norms([event.sent for event in events])
+            self.norms.append(_sums(torch.stack([raw, raw.square(), torch.ones_like(raw), sent.square()], dim=1), rows))
         self.pending, self.pending_size = [], 0
 
     @torch.no_grad()
@@ -86,15 +83,12 @@ class CutScale(Watcher):
         if not self.keys:
             return
         self._work_through()
-        raw, sent = torch.cat(self.raw).double(), torch.cat(self.sent).double()
-        ones = torch.ones_like(raw)
-        rows = [len(norms) for norms in self.raw]
-        of_raw = _sums(torch.stack([raw, raw.square(), ones], dim=1), rows).cpu()
-        of_sent = _sums(sent.square()[:, None], [len(norms) for norms in self.sent])[:, 0].cpu()
+        norms = torch.cat(self.norms).cpu()
         errors, gradients, predictions = torch.cat(self.sums).cpu().unbind(dim=1)
-        scales = cut_scales(of_raw, of_sent, errors, gradients, predictions * torch.tensor(self.own_share).double())
+        own = predictions * torch.tensor(self.own_share).double()
+        scales = cut_scales(norms[:, :3], norms[:, 3], errors, gradients, own)
         self.found = {field: _means(self.keys, values.tolist()) for field, values in vars(scales).items()}
-        self.raw, self.sent, self.sums = [], [], []
+        self.norms, self.sums = [], []
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Means over the clients, and each client's scale."""
@@ -109,6 +103,15 @@ class CutScale(Watcher):
             for field in ("norm", "denom", "scale_rel"):
                 report.clients(f"cut_{field}", self.found[field])
         self.found = {}
+
+
+def _forms(parts: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(part.shape[1:] for part in parts)
+
+
+def _row_norms(messages: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Norms of the rows of several messages of one form, in float64."""
+    return row_norms([torch.cat(column) for column in zip(*messages, strict=True)]).double()
 
 
 def _sums(columns: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_sfl.callbacks.rows import Row, copied, copy_into, norms, square, subtract
-from lightning_sfl.callbacks.starts import moved, start_of, update_of
+from lightning_sfl.callbacks.rows import square
+from lightning_sfl.callbacks.trail import Trail, distances, trail_of, update_of
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.aggregation import normalised
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, RoundEnd, RoundStart, ServerStep
 from lightning_sfl.measures.drift import Path, drift, whole_sum
-from lightning_sfl.measures.gram import NAN, trainable
+from lightning_sfl.measures.gram import NAN
 from lightning_sfl.records.report import RoundReport
 
 
 class Track:
-    """One half on its way: where it started, its parameters (live), room to compute in, and the distances seen."""
+    """One half on its way, its steps, and the distances from its start that were looked at."""
 
-    def __init__(self, module: nn.Module, start: Row | None = None) -> None:
-        self.now = trainable(module)
-        self.start = copied(self.now) if start is None else start
-        self.room = Row(self.now)
+    def __init__(self, trail: Trail) -> None:
+        self.trail = trail
         self.distances: list[Tensor] = []
         self.steps = 0
 
-    def square_sum(self) -> Tensor:
-        """Sum of the squared distances measured, float64."""
-        known = torch.stack(self.distances) if self.distances else torch.zeros(1)
-        return known.double().square().sum()
+    def due(self, interval: int) -> bool:
+        """Count a step; whether it is one to look at."""
+        self.steps += 1
+        return self.steps % interval == 0 and bool(self.trail.now)
+
+
+def square_sums(tracks: Sequence[Track]) -> list[Tensor]:
+    """For each track the sum of its squared distances, float64."""
+    known = [distance for track in tracks for distance in track.distances]
+    squares = torch.stack(known).double().square() if known else torch.zeros(0, dtype=torch.float64)
+    return [part.sum() for part in squares.split([len(track.distances) for track in tracks])]
 
 
 class Finished:
@@ -82,8 +87,8 @@ class Drift(Watcher):
         self._forget()
         if self.due(event.round):
             self.anchors = {
-                "client": Track(event.client_half),
-                "server": Track(event.server_half),
+                "client": Track(trail_of(event, event.client_half)),
+                "server": Track(trail_of(event, event.server_half)),
             }
             self.servers[id(event.server_half)] = self.anchors["server"]
 
@@ -91,10 +96,9 @@ class Drift(Watcher):
         """Remember where a client, and its server copy, start."""
         if not self.due(event.round):
             return
-        start = start_of(event)
-        self.clients[event.slot] = Track(event.client_half, start.client)
-        if event.server_half is not None and start.server is not None:
-            self.servers[id(event.server_half)] = Track(event.server_half, start.server)
+        self.clients[event.slot] = Track(trail_of(event, event.client_half))
+        if event.server_half is not None:
+            self.servers[id(event.server_half)] = Track(trail_of(event, event.server_half))
 
     @torch.no_grad()
     def on_client_step(self, module: Any, event: ClientStep) -> None:
@@ -112,21 +116,14 @@ class Drift(Watcher):
         track = self.servers.get(id(event.server_half))
         if track is not None:
             self.served.add(id(event.server_half))
-            self._measure([track])
+            if track.due(self.sample_interval):
+                track.distances.append(track.trail.distance(event))
 
     def _measure(self, tracks: Iterable[Track]) -> None:
-        chosen = []
-        for track in tracks:
-            track.steps += 1
-            if track.steps % self.sample_interval == 0 and track.now:
-                chosen.append(track)
-        if not chosen:
-            return
-        rooms = [track.room for track in chosen]
-        copy_into(rooms, [track.now for track in chosen])
-        subtract(rooms, [track.start for track in chosen])
-        for track, distance in zip(chosen, norms(rooms), strict=True):
-            track.distances.append(distance)
+        chosen = [track for track in tracks if track.due(self.sample_interval)]
+        if chosen:
+            for track, distance in zip(chosen, distances([track.trail for track in chosen]), strict=True):
+                track.distances.append(distance)
 
     @torch.no_grad()
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
@@ -134,10 +131,10 @@ class Drift(Watcher):
         track = self.clients.pop(event.slot, None)
         if track is None or not event.finished:
             return
-        self.finished["client"].add(track, update_of(event, track.start), event.weight)
+        self.finished["client"].add(track, update_of(event, track.trail), event.weight)
         copy = self.servers.get(id(event.server_half)) if event.server_half is not None else None
-        if copy is not None and event.server_half is not None:
-            self.finished["server"].add(copy, moved(event.server_half, copy.start), event.weight)
+        if copy is not None:
+            self.finished["server"].add(copy, update_of(event, copy.trail), event.weight)
 
     @torch.no_grad()
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
@@ -146,9 +143,9 @@ class Drift(Watcher):
             return
         shared = self.anchors["server"]
         if shared.steps and not self.finished["server"].tracks:
-            self.finished["server"].add(shared, moved(event.server_half, shared.start), 1.0)
-        for half, merged in {"client": event.client_half, "server": event.server_half}.items():
-            self.seen[half] = self._summary(self.finished[half], moved(merged, self.anchors[half].start))
+            self.finished["server"].add(shared, update_of(event, shared.trail), 1.0)
+        for half, anchor in self.anchors.items():
+            self.seen[half] = self._summary(self.finished[half], update_of(event, anchor.trail))
         self.clients.clear()
         self.servers.clear()
 
@@ -156,8 +153,7 @@ class Drift(Watcher):
         """One float64 vector on the device: the update's square, the residual's, the square sums, the end squares."""
         total = sum(finished.weights)
         residual = update.new_zeros(0) if finished.sum is None or not total else update.double() - finished.sum / total
-        sums = [track.square_sum() for track in finished.tracks]
-        parts = [square(update), square(residual), *sums, *finished.ends]
+        parts = [square(update), square(residual), *square_sums(finished.tracks), *finished.ends]
         return torch.stack([part.to(update.device) for part in parts])
 
     def report(self, module: Any, report: RoundReport) -> None:

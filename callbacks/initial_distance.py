@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from lightning_sfl.callbacks.rows import Row, copied, square
-from lightning_sfl.callbacks.starts import Start, Visits, start_of
+from lightning_sfl.callbacks.rows import square
+from lightning_sfl.callbacks.trail import Trail, trail_of
+from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientStart, RoundEnd, RoundStart
-from lightning_sfl.measures.gram import gram, trainable
+from lightning_sfl.measures.gram import gram
 from lightning_sfl.measures.initial import InitialDistance as Distance
 from lightning_sfl.measures.initial import initial_distance
 from lightning_sfl.records.report import RoundReport
@@ -29,28 +30,28 @@ class InitialDistance(Watcher):
 
     def _forget(self) -> None:
         self.visits = Visits()
-        self.anchor: Row | None = None
-        self.starts: dict[str, Start] = {}
+        self.anchor: Trail | None = None
+        self.starts: dict[str, Trail] = {}
         self.found: tuple[list[str], Distance] | None = None
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """The global half is the anchor."""
         self._forget()
         if self.due(event.round):
-            self.anchor = copied(trainable(event.client_half))
+            self.anchor = trail_of(event, event.client_half)
 
     @torch.no_grad()
     def on_client_start(self, module: Any, event: ClientStart) -> None:
         """How far from the anchor a client starts."""
         if self.anchor is not None:
-            self.starts[self.visits.start(event.slot, event.client_id)] = start_of(event)
+            self.starts[self.visits.start(event.slot, event.client_id)] = trail_of(event, event.client_half)
 
     @torch.no_grad()
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
         """Only starts that differ from the anchor cost a Gram matrix."""
         if self.starts and self.anchor is not None:
-            anchor = self.anchor.flat
-            starts = [start.client.flat for start in self.starts.values()]
+            anchor = self.anchor.start
+            starts = [trail.start for trail in self.starts.values()]
             away = torch.tensor(
                 [i for i, start in enumerate(starts) if not torch.equal(start, anchor)], dtype=torch.long
             )

@@ -6,33 +6,18 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_sfl.callbacks.rows import Row, copied, copy_into, norms, square, subtract
-from lightning_sfl.callbacks.starts import Visits, moved
+from lightning_sfl.callbacks.rows import square
+from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
+from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, CutGradient, RoundEnd, RoundStart, ServerStep
 from lightning_sfl.measures.counts import magnitude_per_step, path_per_step
-from lightning_sfl.measures.gram import quotient, trainable
+from lightning_sfl.measures.gram import quotient
 from lightning_sfl.records.report import RoundReport
 
 CUMULATIVE = ("client_steps", "server_steps", "samples_main", "samples_replay", "samples_server")
-
-
-class Followed:
-    """A server half on its way, step by step."""
-
-    def __init__(self, half: nn.Module) -> None:
-        self.now = trainable(half)
-        self.before, self.after = copied(self.now), Row(self.now)
-
-    def step(self) -> Tensor:
-        """Length of the step just taken."""
-        copy_into([self.after], [self.now])
-        subtract([self.before], [self.after])
-        length = norms([self.before])[0]
-        self.before, self.after = self.after, self.before
-        return length
 
 
 class UpdateCounts(Watcher):
@@ -55,9 +40,9 @@ class UpdateCounts(Watcher):
         self.fields: dict[str, Counter[str]] = {"B": Counter(), "R": Counter(), "steps": Counter()}
         self.ends: dict[str, ClientEnd] = {}
         self.branches: set[int] = set()
-        self.start: Row | None = None
+        self.shared: Trail | None = None
         self.move: Tensor | None = None
-        self.followed: dict[int, Followed] = {}
+        self.trails: dict[int, Trail] = {}
         self.lengths: list[Tensor] = []
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
@@ -65,19 +50,15 @@ class UpdateCounts(Watcher):
         self._forget()
         self.counts["participants"] = len(event.participants)
         if self.due(event.round):
-            self.start = copied(trainable(event.server_half))
+            self.shared = trail_of(event, event.server_half)
             if self.server_path:
-                self._follow(event.server_half)
+                self.trails[id(event.server_half)] = self.shared
 
     def on_client_start(self, module: Any, event: ClientStart) -> None:
         """A visit begins."""
         self.visits.start(event.slot, event.client_id)
         if self.server_path and event.server_half is not None and self.due(event.round):
-            self._follow(event.server_half)
-
-    def _follow(self, half: nn.Module) -> None:
-        """Keep a server half's parameters, live, beside what they are now."""
-        self.followed[id(half)] = Followed(half)
+            self.trails[id(event.server_half)] = trail_of(event, event.server_half)
 
     def on_cut_gradient(self, module: Any, event: CutGradient) -> None:
         """Rows of others that were mixed in."""
@@ -100,9 +81,9 @@ class UpdateCounts(Watcher):
         self.counts["server_steps"] += 1
         self.counts["samples_server"] += event.rows
         self.branches.add(event.branch)
-        followed = self.followed.get(id(event.server_half))
-        if followed is not None and followed.now:
-            self.lengths.append(followed.step())
+        trail = self.trails.get(id(event.server_half))
+        if trail is not None and trail.now:
+            self.lengths.append(trail.length(event))
 
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
         """A client is done, or was dropped."""
@@ -113,10 +94,10 @@ class UpdateCounts(Watcher):
     def on_round_end(self, module: Any, event: RoundEnd) -> None:
         """Add up."""
         self.totals.update({name: self.counts[name] for name in CUMULATIVE})
-        if self.start is not None:
-            self.move = square(moved(event.server_half, self.start)).sqrt()
-        self.followed.clear()
-        self.start = None
+        if self.shared is not None:
+            self.move = square(update_of(event, self.shared)).sqrt()
+        self.trails.clear()
+        self.shared = None
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Counts of the round and of the run, and of each client."""

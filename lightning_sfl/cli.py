@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +24,11 @@ from lightning_sfl.config_checks import check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
 from lightning_sfl.config_words import one_line
+from lightning_sfl.console import fail, quiet_warnings, shown
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.parser import OneLineParser, fail
+from lightning_sfl.parser import OneLineParser
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
@@ -48,6 +46,17 @@ INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after t
 
 class SFLCLI(LightningCLI):
     """fit, validate, test, predict, cuts and partition."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.typed = next(iter(kwargs["args"]), "")
+        super().__init__(*args, **kwargs)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Options of the command that was typed; to list those of the others would take half the start."""
+        if subcommand == self.typed or self.typed not in self.subcommands():
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self._subcommand_method_arguments[subcommand] = []
+        return self.init_parser(**kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -106,14 +115,14 @@ class SFLCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Rehearse what comes before the first round, so that a mistake leaves no folder behind."""
         settings = self.config[self.subcommand]
-        training = self.subcommand == "fit"
         with plain_errors(settings):
             if self.subcommand not in LightningCLI.subcommands():
                 self.datamodule.setup("fit")
                 return
-            rehearse(self.model, self.datamodule, settings.trainer.max_epochs if training else 0)
-            check_checkpoint(self.model, self.checkpoint(), training)
-            if training:
+            rounds = settings.trainer.max_epochs if self.subcommand == "fit" else 0
+            rehearse(self.model, self.datamodule, rounds)
+            check_checkpoint(self.model, self.checkpoint(), rounds)
+            if rounds:
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -178,11 +187,6 @@ class SFLCLI(LightningCLI):
         write_predictions(self.trainer.predict(**arguments) or [], Path(self.trainer.default_root_dir))
 
 
-def shown(path: str) -> str:
-    """A path relative to the current folder where that is shorter."""
-    return min(str(Path(path)), os.path.relpath(path), key=len)
-
-
 def checked_seed(seed: int) -> int:
     """The run's seed, in the range that NumPy and Lightning take."""
     require(0 <= seed < 2**32, "seed_everything", seed, "an integer from 0 to 2**32 - 1")
@@ -229,19 +233,3 @@ def run(arguments: Sequence[str]) -> SFLCLI:
         parser_kwargs={"allow_abbrev": False, "description": ABOUT, **strict},
         args=resolved(arguments),
     )
-
-
-def quiet_warnings() -> None:
-    """Silence advice that does not apply here; the first screen says what Lightning's notes would."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    notes = (
-        "is not empty",
-        "intended to run from within Python",
-        "LeafSpec.*is deprecated",
-        "callbacks used to create",
-        "dirpath has changed",
-        "have no logger configured",
-    )
-    for note in notes:
-        warnings.filterwarnings("ignore", message=f".*{note}.*")

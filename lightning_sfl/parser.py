@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
 from typing import Any
 
-import click
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sfl.class_names import kind_of
 from lightning_sfl.config_errors import RefusedOptions, explain, options_of
+from lightning_sfl.console import fail
 
 _INDENT = " " * 24
 _OPTION = re.compile(r"\n  (?:-\w \w+, )?--([\w.]+)[ ,\[+]")
 _SUBCLASSES = re.compile(r",\s+known\s+subclasses:([^()]*)\)")
-
-
-def fail(message: str, code: int = 2) -> None:
-    """End with one line on the error stream."""
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -33,9 +26,9 @@ class OneLineParser(LightningArgumentParser):
             raise RefusedOptions(message, options_of(self)) from ex
         fail(explain(message, ex, self))
 
-    def format_help(self) -> str:
+    def format_help(self, *formatters: Any) -> str:
         """Help in which short names stand for the import paths of every subclass in memory."""
-        text = super().format_help()
+        text: str = super().format_help(*formatters)
         pieces, end = [], 0
         for found in _SUBCLASSES.finditer(text):
             key = _OPTION.findall(text, 0, found.start())[-1]

@@ -72,15 +72,19 @@ def check_training(method: SplitMethod, rounds: int) -> None:
             method.selection.select(index, method.available, method.participants, method.seed)
 
 
-def check_checkpoint(method: SplitMethod, path: Path | None, training: bool) -> None:
-    """Read the checkpoint, if there is one, and compare its signature with the run."""
+def check_checkpoint(method: SplitMethod, path: Path | None, rounds: int) -> None:
+    """Read the checkpoint, if there is one, and compare it with the run; `rounds` of training, 0 for an evaluation."""
     if path is None:
         return
     require(path.is_file(), "ckpt_path", str(path), "a checkpoint file; to go on with a run: --resume and its folder")
     try:
-        method.check_signature(DurableCheckpointIO().load_checkpoint(path), training)
+        checkpoint = DurableCheckpointIO().load_checkpoint(path)
+        method.check_signature(checkpoint, training=rounds > 0)
     except CheckpointError as error:
         raise CheckpointError(f"ckpt_path={str(path)!r} is not allowed: {error}") from error
+    finished = checkpoint.get("epoch", -1) + 1
+    enough = not rounds or rounds >= finished
+    require(enough, "trainer.max_epochs", rounds, f"{finished} or more: so many rounds has the checkpoint behind it")
 
 
 def check_folder(path: str) -> None:

@@ -65,7 +65,7 @@ class Population:
 
 
 def as_input(x: Tensor) -> Tensor:
-    """What a model is fed: bytes become floats in [0, 1], floats take the default dtype, integers pass as they are."""
+    """What a model is fed: bytes become floats in [0, 1]; floats have the run's precision at least; integers pass."""
     if x.dtype == torch.uint8:
         return x.to(torch.get_default_dtype()).div_(255)
-    return x.to(torch.get_default_dtype()) if x.is_floating_point() else x
+    return x.to(torch.promote_types(x.dtype, torch.get_default_dtype())) if x.is_floating_point() else x

@@ -1,0 +1,179 @@
+"""Settings that cannot work are refused in one line that names the key and what is allowed, before anything is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.terminal import SFL, SMALL, Terminal
+
+FIT = ("fit", SFL)
+SGD = ("--model.client_optimizer=SGD",)
+METHODS = ("SFL", "FedAvg", "MiniBatchSFL")
+
+UNKNOWN = [
+    (["--foo=3"], ["'foo'", "known:", "model"]),
+    (["--trainer.max_epoch=3"], ["'trainer.max_epoch'", "did you mean trainer.max_epochs?"]),
+    (["--trainer.max_epoch", "3"], ["'trainer.max_epoch'", "did you mean trainer.max_epochs?"]),
+    (["--data.numclients=3"], ["'data.numclients'", "did you mean data.num_clients?", "val_fraction"]),
+    (["--model.local_epoch=3"], ["'model.local_epoch'", "did you mean model.local_epochs?"]),
+    (["--model.backbone.num_clases=3"], ["'model.backbone.num_clases'", "model.backbone.num_classes", "dropout"]),
+    (["--data.partition.alhpa=3"], ["'data.partition.alhpa'", "did you mean data.partition.alpha?", "min_size"]),
+    (
+        [*SGD, "--model.client_optimizer.learning_rate=1"],
+        ["model.client_optimizer.learning_rate", "known: lr, momentum"],
+    ),
+    (["--checkpoints.kep=1"], ["'checkpoints.kep'", "did you mean checkpoints.keep?"]),
+    (["extra"], ["'extra'", "--name value"]),
+    (["--model=SLF"], ["model: no method called 'SLF'", "did you mean SFL?", *METHODS, "import path"]),
+    (["--model.backbone=DigitCNN"], ["model.backbone: no backbone", "did you mean DigitsCNN?", "ResNet18"]),
+    (["--data.source=Digit"], ["data.source: no source", "did you mean Digits?", "Synthetic"]),
+    (["--data.partition=Dirichle"], ["data.partition: no partition", "did you mean Dirichlet?", "IID"]),
+    (["--model.selection=Unifrom"], ["model.selection: no selection", "did you mean Uniform?", "FixedSchedule"]),
+    (["--model.client_optimizer=SDG"], ["model.client_optimizer: no optimizer", "did you mean SGD?", "AdamW"]),
+    (["--model.client_scheduler=StepRL"], ["model.client_scheduler: no scheduler", "did you mean StepLR?"]),
+    (["--trainer.callbacks=EarlyStoping"], ["trainer.callbacks: no callback", "did you mean EarlyStopping?"]),
+    (["--trainer.callbacks+=EarlyStoping"], ["trainer.callbacks: no callback", "did you mean EarlyStopping?"]),
+]
+WRONG_TYPE = [
+    (["--model.local_epochs=many"], ["model.local_epochs='many' is not allowed: an integer"]),
+    (["--model.local_epochs=1.5"], ["model.local_epochs=1.5 is not allowed: an integer"]),
+    (["--model.local_epochs=null"], ["model.local_epochs=None is not allowed: an integer"]),
+    (["--model.backbone.num_classes=null"], ["model.backbone.num_classes=None is not allowed: an integer"]),
+    (["--data.partition.alpha=null"], ["data.partition.alpha=None is not allowed: a finite number"]),
+    (["--data.num_clients=x"], ["data.num_clients='x' is not allowed: an integer or null"]),
+    (["--data.val_fraction=null"], ["data.val_fraction=None is not allowed: a finite number"]),
+    (["--model.weighting=most"], ["model.weighting='most' is not allowed: samples, rows or uniform"]),
+    (["--model.backbone.norm=layer"], ["model.backbone.norm='layer' is not allowed: none, batch or group"]),
+    ([*SGD, "--model.client_optimizer.lr=fast"], ["model.client_optimizer.lr='fast' is not allowed: a finite number"]),
+    (["--seed_everything=true"], ["seed_everything=True is not allowed: an integer"]),
+    (["--seed_everything=1.5"], ["seed_everything=1.5 is not allowed: an integer"]),
+]
+RANGES = [
+    (["--model.local_epochs=0"], ["model.local_epochs=0 is not allowed: an integer >= 1"]),
+    (["--model.participants=-3"], ["model.participants=-3 is not allowed: an integer >= 1"]),
+    (["--model.client_clip=.inf"], ["model.client_clip=inf is not allowed: a finite number > 0"]),
+    (["--model.backbone.num_classes=0"], ["model.backbone.num_classes=0 is not allowed", "at least 1"]),
+    (["--model.backbone.dropout=.nan"], ["model.backbone.dropout=nan is not allowed", "below 1"]),
+    (["--data.partition.alpha=0"], ["data.partition.alpha=0.0 is not allowed: a positive finite number"]),
+    (["--data.val_fraction=1"], ["data.val_fraction=1.0 is not allowed: a share from 0 to below 1"]),
+    (["--data.num_clients=100000"], ["data.num_clients=100000 is not allowed", "rows to deal out"]),
+    (["--traffic.every=-1"], ["traffic.every=-1 is not allowed: an integer >= 0"]),
+    (["--checkpoints.keep=0"], ["checkpoints.keep=0 is not allowed: an integer >= 1"]),
+    (["--threads=0"], ["threads=0 is not allowed: a number >0"]),
+    (["--seed_everything=-1"], ["seed_everything=-1 is not allowed: an integer from 0"]),
+    (["--seed_everything=99999999999"], ["seed_everything=99999999999 is not allowed: an integer from 0"]),
+    (["--model.seed=3"], ["model.seed", "give seed_everything"]),
+    (["--data.seed=3"], ["data.seed", "give seed_everything"]),
+]
+OPTIMIZERS = [
+    ([*SGD, "--model.client_optimizer.lr=-1"], ["model.client_optimizer is not allowed", "learning rate: -1.0"]),
+    ([*SGD, "--model.client_optimizer.lr=.nan"], ["model.client_optimizer.lr=nan is not allowed: a finite number"]),
+    ([*SGD, "--model.client_optimizer.lr=.inf"], ["model.client_optimizer.lr=inf is not allowed: a finite number"]),
+    ([*SGD, "--model.client_optimizer.momentum=-1"], ["model.client_optimizer is not allowed", "momentum value: -1.0"]),
+    ([*SGD, "--model.client_optimizer.momentum=1.5"], ["model.client_optimizer.momentum=1.5", "from 0 to below 1"]),
+    (["--model.server_optimizer=null"], ["model.server_optimizer=None is not allowed: an optimizer"]),
+    (["--model.client_optimizer=LBFGS"], ["model.client_optimizer='LBFGS' is not allowed", "without a closure"]),
+    (["--model.client_scheduler=StepLR"], ["model.client_scheduler.step_size is missing"]),
+    (
+        ["--model.client_scheduler=StepLR", "--model.client_scheduler.step_size=0"],
+        ["model.client_scheduler is not allowed: it fails after round 0"],
+    ),
+    (
+        ["--model.server_scheduler=ExponentialLR", "--model.server_scheduler.gamma=-1"],
+        ["model.server_scheduler='ExponentialLR' is not allowed", "learning rate after round 0 would be -0.1"],
+    ),
+    (
+        [
+            "--model.client_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "--model.client_scheduler.mode=max",
+        ],
+        ["model.client_scheduler='ReduceLROnPlateau' is not allowed", "without a metric"],
+    ),
+]
+NETWORKS = [
+    (["--model.cut_layer=poool"], ["model.cut_layer='poool' is not allowed", "nearest valid cuts: pool"]),
+    (["--model.cut_layer="], ["model.cut_layer='' is not allowed", "nearest valid cuts: conv1"]),
+    (["--model.cut_layer=head"], ["model.cut_layer='head' is not allowed", "behind it", "nearest valid cuts"]),
+    (["--model.cut_layer=null"], ["model.cut_layer is missing"]),
+    (["--model.backbone.num_classes=5"], ["model.backbone='DigitsCNN' is not allowed", "2x5", "10 classes"]),
+    (["--model.backbone.num_classes=12"], ["model.backbone='DigitsCNN' is not allowed", "2x12", "10 classes"]),
+    (["--model.backbone=MLP", "--model.cut_layer=fc1"], ["model.backbone=MLP", "data.source=Digits", "2x1x8x8"]),
+    (
+        ["--model.backbone=CharLSTM", "--model.backbone.vocab_size=9", "--model.cut_layer=lstm1"],
+        ["model.backbone=CharLSTM does not take data.source=Digits"],
+    ),
+    (["--model=SplitMethod"], ["model='SplitMethod' is not allowed", "has no serve()", *METHODS]),
+    (["--data.partition=Partition"], ["data.partition='Partition' is not allowed: Partition is abstract", "Dirichlet"]),
+    (["--model=torch.nn.Linear"], ["model='torch.nn.Linear' is not allowed: that is no method", *METHODS]),
+]
+TRAINER = [
+    (["--trainer.precision=16-mixed"], ["trainer.precision='16-mixed' is not allowed: one of 32-true, 64-true"]),
+    (["--trainer.precision=half"], ["trainer.precision='half' is not allowed: one of 32-true, 64-true"]),
+    (["--trainer.max_epochs=0"], ["trainer.max_epochs=0 is not allowed: an integer >= 1"]),
+    (["--trainer.max_epochs=null"], ["trainer.max_epochs=None is not allowed: an integer >= 1"]),
+    (["--trainer.devices=2"], ["trainer.devices='2' is not allowed: only 1"]),
+    (["--trainer.num_nodes=2"], ["trainer.num_nodes=2 is not allowed: only 1"]),
+    (["--trainer.strategy=ddp"], ["trainer.strategy='ddp' is not allowed: only auto"]),
+    (["--trainer.accelerator=abacus"], ["accelerator='abacus'", "Available names are"]),
+    (["--trainer.gradient_clip_val=1"], ["trainer.gradient_clip_val=1.0 is not allowed", "model.client_clip"]),
+    (["--trainer.accumulate_grad_batches=2"], ["trainer.accumulate_grad_batches=2 is not allowed", "batch_size"]),
+    (["--trainer.use_distributed_sampler=true"], ["trainer.use_distributed_sampler=True is not allowed: only false"]),
+    (["--trainer.limit_train_batches=0"], ["trainer.limit_train_batches=0.0 is not allowed: only null"]),
+    (["--trainer.limit_val_batches=2"], ["trainer.limit_val_batches=2.0 is not allowed: only null"]),
+    (["--trainer.overfit_batches=1"], ["trainer.overfit_batches=1 is not allowed: only 0"]),
+    (["--trainer.max_steps=5"], ["trainer.max_steps=5 is not allowed: only -1", "max_epochs"]),
+    (["--trainer.val_check_interval=0.5"], ["trainer.val_check_interval=0.5 is not allowed: only null"]),
+    (["--trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch=0 is not allowed: an integer >= 1"]),
+    (["--trainer.default_root_dir=null"], ["trainer.default_root_dir=None is not allowed: a folder"]),
+    (["--trainer.max_time=soon"], ["Timer(duration='soon')", "DD:HH:MM:SS"]),
+    (["--weights_only=false"], ["weights_only=False is not allowed: true or null"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *NETWORKS, *TRAINER],
+    ids=lambda case: case[0][:50],
+)
+def test_is_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:
+    line = terminal.is_refused(*FIT, *arguments)
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["no command given", "fit", "partition", "doctor"]),
+        (["fti", SFL], ["no command called 'fti'", "did you mean fit?", "doctor"]),
+        (["fit"], ["model is missing", "configs/methods/sfl.yaml", *METHODS]),
+        (["fit", "--model=SFL", "--model.backbone=DigitsCNN"], ["model.cut_layer is missing", "--model.cut_layer"]),
+        (["fit", "--model=SFL"], ["model.backbone, model.cut_layer are missing"]),
+        (["cuts", SFL, "--data.val_fraction=2"], ["data.val_fraction=2.0 is not allowed"]),
+        (["partition", SFL, "--data.num_clients=100000"], ["data.num_clients=100000 is not allowed"]),
+        (["test", SFL, "--model.cut_layer=poool"], ["model.cut_layer='poool'", "pool"]),
+    ],
+    ids=str,
+)
+def test_commands_are_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:
+    line = terminal.is_refused(*arguments)
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--trainer.check_val_every_n_epoch=2"],
+        ["--trainer.reload_dataloaders_every_n_epochs=1"],
+        ["--trainer.num_sanity_val_steps=2"],
+        ["--trainer.max_time=00:01:00:00"],
+        ["--model.participants=1000000000000"],
+        ["--model.batch_size=1000000000000"],
+    ],
+    ids=str,
+)
+def test_does_no_harm(arguments: list[str], terminal: Terminal) -> None:
+    """Options that look like trouble and leave two rounds in the record."""
+    code, _, err = terminal.types(*FIT, *SMALL, *arguments)
+    assert (code, err) == (0, "")
+    records = (terminal.folder / "runs" / "sfl" / "version_0" / "rounds.jsonl").read_text().splitlines()
+    assert len(records) == 2
