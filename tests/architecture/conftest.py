@@ -87,5 +87,5 @@ def test_sources() -> list[Source]:
 
 @pytest.fixture(scope="session")
 def methods(sources: list[Source]) -> list[Source]:
-    """The files of methods/ that hold a method, a class with a name of its own; the others are what those are made of."""
+    """The files of methods/ that hold a method, a class with a name of its own; the others are what it is made of."""
     return [s for s in sources if s.layer == "methods" and re.search(r'^    name = "\w+"$', s.text, re.MULTILINE)]
