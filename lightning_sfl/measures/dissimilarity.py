@@ -10,7 +10,7 @@ from torch import Tensor
 def gradient_dissimilarity(gradient: Sequence[Tensor], probes: Sequence[Sequence[Tensor]]) -> tuple[float, float]:
     """V and P * V, P being the number of parameter tensors: the squared distance of `gradient` from the probes' mean.
 
-    gradient: of the server half on the batch it learns from, a tensor per parameter; probes: the same on each of several
+    gradient: of the server half on the batch it learns from, a tensor per parameter; probes: the same on each of some
     batches of all data, at the same weights and in evaluation mode.
     """
     total = 0.0
