@@ -18,17 +18,32 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import SFL as SFL
     from lightning_sfl.methods import SFLV1 as SFLV1
     from lightning_sfl.methods import SFLV2 as SFLV2
+    from lightning_sfl.methods import USFL as USFL
     from lightning_sfl.methods import Centralized as Centralized
     from lightning_sfl.methods import FedAvg as FedAvg
     from lightning_sfl.methods import FedSGD as FedSGD
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
     from lightning_sfl.methods import MultiSFL as MultiSFL
+    from lightning_sfl.methods import Mix2SFL as Mix2SFL
     from lightning_sfl.methods import SplitLearning as SplitLearning
     from lightning_sfl.trainer import trainer as trainer
 
 __version__ = "0.1.0"
 
-_METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "FedAvg", "FedSGD", "Centralized", "MultiSFL", "GAS")
+_METHODS = (
+    "SFL",
+    "SFLV1",
+    "SFLV2",
+    "SplitLearning",
+    "MiniBatchSFL",
+    "USFL",
+    "Mix2SFL",
+    "MultiSFL",
+    "GAS",
+    "FedAvg",
+    "FedSGD",
+    "Centralized",
+)
 _HOMES = {
     **dict.fromkeys(_METHODS, "lightning_sfl.methods"),
     "FederatedData": "lightning_sfl.data",

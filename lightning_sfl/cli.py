@@ -20,7 +20,7 @@ from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
 from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, write_predictions
-from lightning_sfl.config_checks import check_nulls, check_trainer
+from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
 from lightning_sfl.config_words import one_line
@@ -103,6 +103,7 @@ class SFLCLI(LightningCLI):
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
         check_trainer(settings.trainer)
+        check_arguments(FederatedData, settings.data, "data")
         check_nulls(settings)
         unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
         require(not unsafe, "weights_only", False, "true or null: anything else would run code from the checkpoint")

@@ -7,7 +7,8 @@ from typing import Any, get_type_hints
 
 from jsonargparse import Namespace
 
-from lightning_sfl.core.errors import require
+from lightning_sfl.class_names import kind_of
+from lightning_sfl.core.errors import ConfigError, require
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 STRATEGIES = ("auto",)
@@ -32,6 +33,7 @@ TRAINER: dict[str, tuple[tuple[Any, ...], str]] = {
     "min_steps": ((None,), f"only null: {ROUNDS}"),
     "barebones": ((False,), "only false: a run is recorded"),
 }
+MOST = 1_000_000
 PLAIN = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
 
 
@@ -43,6 +45,7 @@ def check_trainer(trainer: Any) -> None:
         require(fits, f"trainer.{key}", value, why)
     rounds, every, folder = trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.default_root_dir
     require(is_count(rounds), "trainer.max_epochs", rounds, "an integer >= 1: the number of rounds")
+    require(rounds <= MOST, "trainer.max_epochs", rounds, f"at most {MOST:,}: all rounds are planned at the start")
     require(is_count(every), "trainer.check_val_every_n_epoch", every, "an integer >= 1")
     require(bool(folder), "trainer.default_root_dir", folder, "a folder for the runs")
 
@@ -53,23 +56,25 @@ def is_count(value: object) -> bool:
 
 
 def check_nulls(settings: Namespace, key: str = "") -> None:
-    """Refuse null where a constructor wants a number or a text: the parser lets it pass."""
+    """Refuse null where a constructor wants a number, a text or a class: the parser lets it pass."""
     for name, value in vars(settings).items():
         path = f"{key}.{name}".lstrip(".")
         if isinstance(value, Namespace):
             if "class_path" in value and "init_args" in value:
-                check_arguments(value, path)
+                module, _, short = str(value.class_path).rpartition(".")
+                check_arguments(getattr(import_module(module), short), value.init_args, path)
             check_nulls(value, key if name == "init_args" else path)
 
 
-def check_arguments(part: Namespace, key: str) -> None:
+def check_arguments(owner: Any, arguments: Namespace, key: str) -> None:
     """The nulls among the arguments of one class."""
-    module, _, name = str(part.class_path).rpartition(".")
-    owner = getattr(import_module(module), name)  # the parser has just found it there
     hints = hints_of(owner) if isinstance(owner, type) else {}
-    for option, value in vars(part.init_args).items():
-        allowed = PLAIN.get(hints.get(option))  # type: ignore[arg-type]
-        require(value is not None or allowed is None, f"{key}.{option}", None, str(allowed))
+    for option, value in vars(arguments).items():
+        hint = hints.get(option)
+        if value is None and isinstance(hint, type):
+            kind = kind_of(option)
+            allowed = PLAIN.get(hint, f"a {kind.noun}: one of {kind.listed()}, or the import path of your own")
+            raise ConfigError(f"{key}.{option}=None is not allowed: {allowed}")
 
 
 def hints_of(owner: type) -> dict[str, Any]:

@@ -185,7 +185,8 @@ def no_class(name: str, key: str) -> str:
 def not_a_class(found: re.Match[str], key: str, complaint: Complaint) -> str:
     """Something that is there, but is no class of the kind that is wanted."""
     kind = kind_of(key)
-    named = value_of(complaint.chain)
+    given = re.match(r"(?s)Not a valid subclass of \w+\. Got value: (.*)\nSubclass types", str(complaint.chain[-1]))
+    named = given[1] if given else value_of(complaint.chain)
     why = f"{named} is {found[1]}" if found[1] else f"that is no {kind.noun}"
     return f"{key}={shown(named)} is not allowed: {why}; {remedy(kind)}"
 

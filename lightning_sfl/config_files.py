@@ -62,15 +62,16 @@ def check_sections(content: Mapping[Any, Any], path: str, options: Sequence[str]
                 if f"{key}.{name}" not in options:
                     raise ConfigError(no_setting(f"{key}.{name}", options, where))
     for key, part in parts_of(content):
-        arguments = part.get("init_args", {})
-        require(isinstance(arguments, dict), f"{key}.init_args", arguments, f"settings as `name: value` (in {path})")
+        arguments, name = part.get("init_args", {}), part.get("class_path", "")
+        require(isinstance(arguments, dict), f"{key}.init_args", arguments, f"settings as `name: value`{where}")
+        require(isinstance(name, str), f"{key}.class_path", name, f"the name of a class{where}")
     check_model(content.get("model"), content.get("seed_everything"), path)
 
 
 def check_model(model: Any, run_seed: Any, path: str) -> None:
     """Options of the model that the parser drops: unknown ones without content, and a seed beside that of the run."""
     settings = model.get("init_args", model) if isinstance(model, dict) else {}
-    if settings.get("seed", run_seed) != run_seed:
+    if "seed" in settings and settings["seed"] != run_seed:
         raise ConfigError(
             f"model.seed={settings['seed']!r} is not a setting of its own (in {path}): give seed_everything"
         )

@@ -34,7 +34,7 @@ def readable(types: str) -> str:
 def shown(value: object) -> str:
     """A value as one would write it, shortened."""
     text = " ".join(str(value).split())
-    return shortened(text if _NUMBER.fullmatch(text) or text[:1] in "[{" else repr(text), _LONGEST_VALUE)
+    return shortened(text if _NUMBER.fullmatch(text) or text.startswith(("[", "{")) else repr(text), _LONGEST_VALUE)
 
 
 def shortened(text: str, longest: int) -> str:

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.class_names import kind_of
+from lightning_sfl.config_checks import MOST
 from lightning_sfl.config_errors import original
 from lightning_sfl.config_words import one_line
 from lightning_sfl.core.errors import CheckpointError, ConfigError, SFLError, require
@@ -36,7 +37,6 @@ def rehearse(method: SplitMethod, data: Any, rounds: int) -> None:
         rounds: of training; 0 for an evaluation.
     """
     check_method(method)
-    check_name(method.method_name)
     data.setup("fit")
     try:
         method.prepare(data, "fit" if rounds else "validate")
@@ -56,13 +56,10 @@ def check_method(method: SplitMethod) -> None:
     require(filled, "model", name, f"{name} has no serve(); known: {kind_of('model').listed()}")
 
 
-def check_name(name: str) -> None:
-    """A run's folder carries the name of its method, which must not lead out of the folder of runs."""
-    require(re.fullmatch(r"\w[\w.-]*", name) is not None, "model.name", name, "letters, digits, `_`, `-` and `.`")
-
-
 def check_training(method: SplitMethod, rounds: int) -> None:
     """Build the optimizers, and walk their schedules and a fixed list of participants through all rounds."""
+    for key, count in (("local_epochs", method.work.local_epochs), ("local_steps", method.work.local_steps)):
+        require(count is None or count <= MOST, key, count, f"at most {MOST:,}: a round is planned as a whole")
     for role, parameters in method.trained().items():
         _, schedule = method.build_optimizer(role, parameters)
         if schedule is not None:
@@ -82,9 +79,21 @@ def check_checkpoint(method: SplitMethod, path: Path | None, rounds: int) -> Non
         method.check_signature(checkpoint, training=rounds > 0)
     except CheckpointError as error:
         raise CheckpointError(f"ckpt_path={str(path)!r} is not allowed: {error}") from error
+    if rounds:
+        check_rates(method, checkpoint["optimizer_states"])
     finished = checkpoint.get("epoch", -1) + 1
     enough = not rounds or rounds >= finished
     require(enough, "trainer.max_epochs", rounds, f"{finished} or more: so many rounds has the checkpoint behind it")
+
+
+def check_rates(method: SplitMethod, states: list[dict[str, Any]]) -> None:
+    """A schedule goes on from the learning rate that it had reached, so it must have started from this run's."""
+    for (role, parameters), state in zip(method.trained().items(), states, strict=True):
+        optimizer, schedule = method.build_optimizer(role, parameters)
+        for fresh, group in zip(optimizer.param_groups, state["param_groups"], strict=True):
+            first = group.get("initial_lr")
+            same = schedule is None or first == fresh["initial_lr"]
+            require(same, f"{role}_optimizer.lr", fresh["lr"], f"{first}, from which the checkpoint's schedule began")
 
 
 def check_folder(path: str) -> None:
@@ -114,10 +123,19 @@ def plain_errors(settings: Namespace, constructors: bool = False) -> Iterator[No
             place = "data." if re.match(r"(source|partition) ", str(root)) else ""
             raise ConfigError(place + dotted(one_line(root), settings)) from error
         if isinstance(root, MemoryError) or _NO_MEMORY.search(str(root)):
-            raise ConfigError(f"a size is too large for this machine: {one_line(root)}") from error
+            raise ConfigError(
+                f"{largest(settings)} is not allowed: too large for this machine ({one_line(root)})"
+            ) from error
         if constructors and isinstance(root, (ValueError, MisconfigurationException)):
             raise ConfigError(blamed(root, settings)) from error
         raise root from root.__cause__  # a parser's wrapper around it would hide the place
+
+
+def largest(settings: Namespace) -> str:
+    """The largest whole number among the settings, with its key."""
+    sizes = {path: value for path, value in settings.items() if type(value) is int}
+    key = max(sizes, key=lambda path: sizes[path])
+    return f"{key.replace('.init_args', '')}={sizes[key]}"
 
 
 def dotted(text: str, settings: Namespace) -> str:

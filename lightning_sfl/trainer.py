@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ class KeepBest(ModelCheckpoint):
 
 def run_loggers(root: str | Path, name: str, version: str | None = None) -> list[Logger]:
     """TensorBoard and CSV, both in root/name/version; a fresh version_N by default."""
+    ours = version is None  # the folder of a run that goes on is the user's own
+    plain = re.fullmatch(r"\w[\w.-]*", name) is not None
+    require(plain or not ours, "name", name, "letters, digits, `_`, `-` and `.`: it becomes a folder")
     board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
     return [board, CSVLogger(root, name=name, version=board.version)]
 

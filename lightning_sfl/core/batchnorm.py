@@ -6,14 +6,10 @@ half only, SFL-V1 and FedAvg would differ by several hundredths whenever a trail
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from lightning_sfl.core.state import buffers_of, load_state
 
 
 def _use_running_statistics(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -34,13 +30,3 @@ def apply_one_row_rule(module: nn.Module) -> None:
         if isinstance(layer, _BatchNorm):
             layer.register_forward_pre_hook(_use_running_statistics)
             layer.register_forward_hook(_back_to_training)
-
-
-@contextmanager
-def unchanged_buffers(module: nn.Module, unchanged: bool = True) -> Iterator[None]:
-    """Forward and backward passes inside may use batch statistics but leave no trace in the running ones."""
-    before = {name: buffer.clone() for name, buffer in buffers_of(module).items()} if unchanged else {}
-    try:
-        yield
-    finally:
-        load_state(module, before)

@@ -121,6 +121,11 @@ def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> lis
     return [Reply(*fields) for fields in zip(uploads, rows, rows, outputs, watched, strict=True)]
 
 
+def raw_of(answers: Sequence[Reply]) -> list[Tensor]:
+    """All cut gradients as the server's backward left them."""
+    return [part for answer in answers for part in answer.raw]
+
+
 def _gradient_of(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 

@@ -61,3 +61,15 @@ def rehearse_schedule(key: str, schedule: LRScheduler, rounds: int) -> None:
         for rate in schedule.get_last_lr():
             possible = math.isfinite(rate) and bool(rate >= 0)
             require(possible, key, type(schedule).__name__, f"its learning rate after round {index} would be {rate}")
+
+
+def times_rate(factory: Callable[[Any], Any], factor: float) -> Callable[[Any], Any]:
+    """A factory of the same optimizers with `factor` times the learning rate, before any schedule sees it."""
+
+    def scaled(parameters: Any) -> Any:
+        optimizer = factory(parameters)
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+        return optimizer
+
+    return scaled

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Literal
 
 import numpy as np
@@ -47,12 +48,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Batch:
-    """A turn of one client: its `local_step`-th batch of this round."""
+    """A turn of one client: its `local_step`-th batch of this round.
+
+    sweep: the lock-step sweep it belongs to, where clients may sit some out; None for the `local_step`-th.
+    """
 
     slot: int
     client_id: int
     local_step: int
     rows: np.ndarray
+    sweep: int | None = None
 
     @property
     def num_rows(self) -> int:
@@ -69,8 +74,11 @@ class Plan:
 
     def interleaved(self) -> Iterator[list[Batch]]:
         """Lock-step sweeps: in sweep t every client that has a t-th batch takes it; short clients drop out."""
-        for local_step in range(max(map(len, self.batches), default=0)):
-            yield [batches[local_step] for batches in self.batches if local_step < len(batches)]
+        sweeps: dict[int, list[Batch]] = {}
+        for batch in chain.from_iterable(self.batches):
+            sweeps.setdefault(batch.local_step if batch.sweep is None else batch.sweep, []).append(batch)
+        for number in sorted(sweeps):
+            yield sweeps[number]
 
     def sequential(self) -> Iterator[list[Batch]]:
         """One client after another, each through all of its batches."""
@@ -99,6 +107,20 @@ def plan_round(
     return Plan(index, tuple(ordered), tuple(batches))
 
 
+def plan_sweeps(index: int, ordered: Sequence[int], sweeps: Sequence[Mapping[int, np.ndarray]]) -> Plan:
+    """Plan of a round in lock-step: sweeps[t][client] are its rows in sweep t, and no rows are no turn.
+
+    Who has no turn in the whole round does not take part.
+    """
+    turns = {client: [t for t, rows in enumerate(sweeps) if len(rows.get(client, ()))] for client in ordered}
+    active = [client for client in ordered if turns[client]]
+    batches = tuple(
+        tuple(Batch(slot, client, step, sweeps[t][client], t) for step, t in enumerate(turns[client]))
+        for slot, client in enumerate(active)
+    )
+    return Plan(index, tuple(active), batches)
+
+
 def in_order(participants: Sequence[int], order: ClientOrder, seed: int, index: int) -> list[int]:
     """Participants by id, as they were selected, or shuffled anew each round."""
     if order == "sorted":
@@ -117,10 +139,23 @@ def draw_batches(seed: int, index: int, client: int, rows: np.ndarray, work: Wor
     first = start // per_pass
     batches: list[np.ndarray] = []
     for number in range(first, -(-(start + steps) // per_pass)):
-        shuffled = stream(seed, "batches", index, client, number).permutation(rows)
-        batches += [shuffled[i * size : (i + 1) * size] for i in range(per_pass)]
+        batches += draw_pass(seed, index, client, number, rows, size)[:per_pass]
     skipped = start - first * per_pass
     return batches[skipped : skipped + steps]
+
+
+def draw_pass(
+    seed: int, index: int, client: int, number: int, rows: np.ndarray, sizes: int | Sequence[int]
+) -> list[np.ndarray]:
+    """One pass of a client, its `number`-th in this round: its rows shuffled and cut into batches of these sizes.
+
+    One size: as many batches as it takes, the last may be short. A list: exactly these, rows that are left stay out.
+    """
+    shuffled = stream(seed, "batches", index, client, number).permutation(rows)
+    if isinstance(sizes, int):
+        return [shuffled[start : start + sizes] for start in range(0, len(rows), sizes)]
+    ends = np.cumsum([0, *sizes])
+    return [shuffled[start:end] for start, end in pairwise(ends)]
 
 
 class Feed:

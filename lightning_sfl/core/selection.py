@@ -6,15 +6,35 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from lightning_sfl.core.errors import ConfigError, require
+from lightning_sfl.core.population import Population
 from lightning_sfl.core.randomness import stream
+from lightning_sfl.core.rounds import Plan
 
 
 class Selector(ABC):
-    """Chooses the participants of a round from the clients that have data."""
+    """Chooses the participants of a round from the clients that have data.
+
+    depends_on_past: whether choices depend on earlier rounds. Such a selector is a `Memory` besides, changes what it
+    remembers in `observe` only, and so goes on from a checkpoint where it was.
+    """
+
+    depends_on_past: ClassVar[bool] = False
+
+    def prepare(  # noqa: B027
+        self, population: Population, num_classes: int, participants: int, step_rows: int | None
+    ) -> None:
+        """Look at the data, once, before the first choice.
+
+        step_rows: rows that all participants of a local step have together, as configured; None for all they hold.
+        """
+
+    def observe(self, plan: Plan) -> None:  # noqa: B027
+        """Take note of a round that is over."""
 
     @abstractmethod
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -48,3 +51,13 @@ def squared_gradient_norm(module: nn.Module) -> Tensor:
     """||gradient||^2 over all parameters that have one, float64, on the device."""
     norms = torch._foreach_norm(list(gradients_of(module).values()))
     return torch.stack(norms).double().square().sum()
+
+
+@contextmanager
+def untouched_buffers(module: nn.Module) -> Iterator[None]:
+    """Give the buffers back as they were."""
+    before = {name: buffer.clone() for name, buffer in buffers_of(module).items()}
+    try:
+        yield
+    finally:
+        load_state(module, before)

@@ -26,6 +26,7 @@ from lightning_sfl import __version__
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import Boundary, Reply, Upload
+from lightning_sfl.core.errors import require
 from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
@@ -50,6 +51,16 @@ class SplitMethod(Sides):
         """Clients of round `index`, as the selection lists them."""
         return self.selection.select(index, self.available, self.participants, self.seed)
 
+    @property
+    def num_expected(self) -> int:
+        """Participants as configured, or all clients with data when these are fewer."""
+        return min(self.participants, len(self.available))
+
+    @property
+    def step_rows(self) -> int | None:
+        """Rows that all participants of a local step have together, as configured; None for all they hold."""
+        return None if self.work.batch_size is None else self.work.batch_size * self.num_expected
+
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
         """Groups of batches that are uploaded and served together; lock-step sweeps over all clients by default."""
         return plan.interleaved()
@@ -65,6 +76,12 @@ class SplitMethod(Sides):
             self.average(plan, self.server_slots, self.server_half)
 
     # --- the round --------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Cut the network, once, and let the selection look at the data."""
+        super().setup(stage)
+        if stage == "fit":
+            self.selection.prepare(self.population, self.data.num_classes, self.participants, self.step_rows)
 
     def on_fit_start(self) -> None:
         """Bring the data to the device and look up who watches."""
@@ -106,6 +123,7 @@ class SplitMethod(Sides):
             self.local_step(batches)
         self.end_clients(plan)
         self.merge(plan)
+        self.selection.observe(plan)
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
@@ -153,7 +171,9 @@ class SplitMethod(Sides):
     # --- what a run says of itself ----------------------------------------------------------------------------------
 
     def schedule(self, num_rounds: int) -> list[tuple[int, ...]]:
-        """Participants of the first `num_rounds` rounds."""
+        """Participants of the first `num_rounds` rounds, for selections whose choices do not depend on the past."""
+        past = self.selection.depends_on_past
+        require(not past, "selection", type(self.selection).__name__, "its choices depend on the rounds before")
         return [tuple(self.participants_of(index)) for index in range(num_rounds)]
 
     def describe(self) -> list[str]:
@@ -162,9 +182,13 @@ class SplitMethod(Sides):
         return [
             f"method: {self.method_name} (revision {self.revision}), seed {self.seed}",
             f"cut: {self.split.certificate.describe()}",
-            f"schedule: {rounds} rounds, at most {self.num_slots} clients each, fingerprint "
-            f"{schedule_fingerprint(self.schedule(rounds))}",
+            f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
             f"placement: local, one process on {self.device}, {torch.get_num_threads()} CPU threads",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",
         ]
+
+    def _who(self, rounds: int) -> str:
+        if self.selection.depends_on_past:
+            return f"chosen by {type(self.selection).__name__} as training goes on, so without a fingerprint"
+        return f"fingerprint {schedule_fingerprint(self.schedule(rounds))}"

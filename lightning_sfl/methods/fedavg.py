@@ -23,7 +23,7 @@ class FedAvg(SplitMethod):
 
     Args:
         backbone: the whole network.
-        cut_layer: where diagnostics divide it; numbers do not depend on it, except that dropout draws from a stream a side.
+        cut_layer: where diagnostics divide it; only dropout, which has a stream for each side, feels it.
         kwargs: options of the clients' side of `SplitMethod`.
     """
 
@@ -32,7 +32,15 @@ class FedAvg(SplitMethod):
     whole_on_client = True
 
     def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
-        super().__init__(backbone, cut_layer, server_optimizer=None, server_scheduler=None, server_clip=None, persist_server_optimizer=False, **kwargs)
+        super().__init__(
+            backbone,
+            cut_layer,
+            server_optimizer=None,
+            server_scheduler=None,
+            server_clip=None,
+            persist_server_optimizer=False,
+            **kwargs,
+        )
 
     def trained(self) -> dict[Any, list[nn.Parameter]]:
         return {"client": [*self.slots.parameters(), *self.server_slots.parameters()]}

@@ -27,7 +27,7 @@ class FedSGD(SplitMethod):
 
     Args:
         backbone: the whole network.
-        cut_layer: where diagnostics divide it; numbers do not depend on it, except that dropout draws from a stream a side.
+        cut_layer: where diagnostics divide it; only dropout, which has a stream for each side, feels it.
         kwargs: options of `SplitMethod` but for those of local training, of which there is none; `server_clip`
             bounds the averaged gradient of the whole network.
     """

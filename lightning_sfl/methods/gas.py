@@ -11,19 +11,20 @@ J. Yang, Y. Liu, "GAS: Generative Activation-Aided Asynchronous Split Federated 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core.activation_buffer import GENERATION, ActivationBuffer, Generation
-from lightning_sfl.core.batchnorm import unchanged_buffers
 from lightning_sfl.core.cut import Reply, Upload, cloned, join, parts
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.logit_prior import logit_prior
 from lightning_sfl.core.progress_weight import PROGRESS, ProgressCount, ProgressWeight
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.rounds import Batch, Plan
+from lightning_sfl.core.state import untouched_buffers
 from lightning_sfl.methods.asynchronous import AsynchronousMethod
 from lightning_sfl.methods.sides import ServerTurn
 
@@ -80,7 +81,7 @@ class GAS(AsynchronousMethod):
         visit.count += 1
         received = join(uploads)
         self.draw_from("server", upload)
-        with unchanged_buffers(self.server_half, self.local_server_buffers == "frozen"):
+        with untouched_buffers(self.server_half) if self.local_server_buffers == "frozen" else nullcontext():
             logits = self.server_half(cloned(received))
             if self.prior_exponent:
                 logits = logits + self.prior_of(upload.client_id).to(logits)

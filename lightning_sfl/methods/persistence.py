@@ -75,10 +75,14 @@ class PersistentModule(L.LightningModule):
                 raise CheckpointError(f"the checkpoint has {key}={signed[key]!r}, this run {key}={value!r}")
 
     def _fit_to_slots(self, optimizer_states: list[dict[str, Any]]) -> None:
-        # State is empty between rounds, so only the number of parameters has to follow the number of slots.
-        for state, parameters in zip(optimizer_states, self.trained().values(), strict=True):
-            if not state["state"] and len(state["param_groups"]) == 1:
-                state["param_groups"][0]["params"] = list(range(len(parameters)))
+        for state, (role, parameters) in zip(optimizer_states, self.trained().items(), strict=True):
+            optimizer, schedule = self.build_optimizer(role, parameters)
+            for group, fresh in zip(state["param_groups"], optimizer.param_groups, strict=True):
+                # A checkpoint must not override the settings of this run; a schedule's learning rate is no setting.
+                group.update({k: v for k, v in fresh.items() if k != "params" and (schedule is None or k != "lr")})
+                # State is empty between rounds, so the number of parameters may follow the number of slots.
+                if not state["state"]:
+                    group["params"] = list(range(len(fresh["params"])))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Parameters and buffers of everything but the slots."""
@@ -86,8 +90,10 @@ class PersistentModule(L.LightningModule):
         return {name: tensor for name, tensor in full.items() if not name.startswith(("slots.", "server_slots."))}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave; the slots stay as they are."""
-        missing = {name: tensor for name, tensor in super().state_dict().items() if name not in self.state_dict()}
+        """Load what `state_dict` gave, but for what another selection remembered; the slots stay as they are."""
+        known = self.state_dict()
+        state_dict = {k: tensor for k, tensor in state_dict.items() if k in known or not k.startswith("selection.")}
+        missing = {name: tensor for name, tensor in super().state_dict().items() if name not in known}
         try:
             return super().load_state_dict({**missing, **state_dict}, strict=strict, assign=assign)
         except RuntimeError as error:

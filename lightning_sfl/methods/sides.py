@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, cloned, join, parts, replies, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, cloned, join, parts, raw_of, replies, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.randomness import seed_torch
@@ -154,15 +154,17 @@ class Sides(WatchedModule):
         Each group is one joined batch through the server half of its first slot, so several groups make sense only
         where slots have private copies. Cut gradients are with respect to the server half before the step.
         """
-        served = [self.forward_server(uploads) for uploads in groups]
-        losses = [loss for _, _, loss in served]
-        self.forget_gradients(self.stepped["server"])
-        self.walk_back(losses)
-        answered = zip(groups, served, strict=True)
-        answers = [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
-        cut_gradients = [part for answer in answers for part in answer.raw]
-        self.step_server([self.server_turn(uploads) for uploads in groups], cut_gradients)
+        answers = self.backward_server(groups)
+        self.step_server([self.server_turn(uploads) for uploads in groups], raw_of(answers))
         return answers
+
+    def backward_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
+        """What `train_server` does before the step: fresh server gradients, and the answers."""
+        served = [self.forward_server(uploads) for uploads in groups]
+        self.forget_gradients(self.stepped["server"])
+        self.walk_back([loss for _, _, loss in served])
+        answered = zip(groups, served, strict=True)
+        return [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
 
     def forward_server(self, uploads: Sequence[Upload]) -> tuple[Smashed, Tensor, Tensor]:
         """Joined received data (leaves), logits and mean loss of one group."""

@@ -25,7 +25,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "durable": (set(), set()),
 }
 LIGHTNING_IN_DATA = {"lightning_sfl.data.datamodule"}
-ENTRIES = {"lightning_sfl.cli", "lightning_sfl.commands", "lightning_sfl.arguments", "lightning_sfl.trainer", "lightning_sfl.doctor", "train", "callbacks", "configs"}
+ENTRIES = {
+    "lightning_sfl.cli",
+    "lightning_sfl.commands",
+    "lightning_sfl.arguments",
+    "lightning_sfl.trainer",
+    "lightning_sfl.doctor",
+    "train",
+    "callbacks",
+    "configs",
+}
 
 
 def ours(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""Settings that cannot work are refused in one line that names the key and what is allowed, before anything is written."""
+"""Settings that cannot work are refused in one line that names the key and what is allowed; nothing is written."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from tests.tiny import (
     differing,
     fit,
     network,
+    rich_of,
     rows,
     sgd,
     trainer,
@@ -54,7 +55,7 @@ RICH: dict[str, Any] = {
 
 def rich(cls: type[SplitMethod], **options: Any) -> SplitMethod:
     """With momentum, schedules, dropout and batch normalisation, and fewer participants than clients."""
-    return build(cls, network(dropout=0.2, norm=True), **{**RICH, **options})
+    return build(cls, network(dropout=0.2, norm=True), **{**RICH, **rich_of(cls), **options})
 
 
 @pytest.fixture(params=METHODS, ids=lambda cls: cls.__name__)

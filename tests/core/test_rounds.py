@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from lightning_sfl.core.population import Population
-from lightning_sfl.core.rounds import Batch, Feed, Plan, Work, draw_batches, in_order, plan_round, schedule_fingerprint
+from lightning_sfl.core.rounds import (
+    Batch,
+    Feed,
+    Plan,
+    Work,
+    draw_batches,
+    draw_pass,
+    in_order,
+    plan_round,
+    plan_sweeps,
+    schedule_fingerprint,
+)
 
 DRAW = np.random.default_rng(0)
 CASES = [tuple(int(v) for v in DRAW.integers(1, 20, 3)) for _ in range(40)]
@@ -135,3 +146,29 @@ def test_fingerprint_sees_who_and_in_which_order() -> None:
 
 def test_a_batch_knows_its_size() -> None:
     assert Batch(0, 0, 0, np.arange(3)).num_rows == 3
+
+
+# --- lock-step --------------------------------------------------------------------------------------------------------
+
+
+def test_sweeps_that_clients_sit_out() -> None:
+    a, b, nothing = np.array([4, 1]), np.array([7]), np.zeros(0, np.int64)
+    plan = plan_sweeps(3, [9, 5, 2], [{5: a, 9: nothing}, {9: b}, {9: b, 5: a, 2: nothing}])
+    assert (plan.index, plan.participants, plan.num_rows) == (3, (9, 5), [2, 4])
+    seen = [[(batch.client_id, batch.slot, batch.local_step) for batch in group] for group in plan.interleaved()]
+    assert seen == [[(5, 1, 0)], [(9, 0, 0)], [(9, 0, 1), (5, 1, 1)]]
+
+
+def test_a_sweep_of_nobody_is_left_out() -> None:
+    rows = np.array([0])
+    plan = plan_sweeps(0, [1], [{}, {1: rows}, {}, {1: rows}])
+    assert [len(group) for group in plan.interleaved()] == [1, 1]
+
+
+def test_passes_of_given_sizes_are_those_of_one_size() -> None:
+    rows = np.arange(10, 21)
+    same = draw_pass(0, 2, 5, 1, rows, 4)
+    given = draw_pass(0, 2, 5, 1, rows, [4, 4, 3])
+    assert [batch.tolist() for batch in same] == [batch.tolist() for batch in given]
+    assert [batch.tolist() for batch in draw_batches(0, 2, 5, rows, Work(4, 2))[3:]] == [b.tolist() for b in same]
+    assert [len(batch) for batch in draw_pass(0, 2, 5, 1, rows, [0, 5, 0, 4])] == [0, 5, 0, 4]

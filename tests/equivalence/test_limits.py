@@ -25,7 +25,7 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import CUTS, METHODS, PLAIN, Recorder, Rows, build, differing, fit, furthest, network, rows, sgd, whole
+from tests.tiny import CUTS, METHODS, Recorder, Rows, build, differing, fit, furthest, network, rows, sgd, whole
 
 State = dict[str, Tensor]
 MOMENTUM = {"client_optimizer": sgd(0.05, 0.9), "server_optimizer": sgd(0.05, 0.9)}
@@ -237,7 +237,7 @@ def test_one_step_is_the_gradient_of_the_uncut_network(cls: type[SplitMethod], c
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     loss = cross_entropy(net(x), y)
     wanted = dict(zip(before, torch.autograd.grad(loss, list(net.parameters())), strict=True))
-    options = {"batch_size": None, "client_optimizer": sgd(1.0), "server_optimizer": sgd(1.0), **PLAIN.get(cls, {})}
+    options = {"batch_size": None, "client_optimizer": sgd(1.0), "server_optimizer": sgd(1.0)}
     after = whole(fit(build(cls, net, cut_layer, **options), data))
     for name, gradient in wanted.items():
         torch.testing.assert_close(before[name] - after[name], gradient, rtol=0, atol=1e-12)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lightning_sfl.methods import SplitMethod
-from tests.tiny import METHODS, Recorder, build, fit, network, rows, sgd
+from tests.tiny import METHODS, Recorder, build, fit, network, rich_of, rows, sgd
 
 FOLDER = Path(__file__).resolve().parent
 ROUNDS = 5
@@ -20,7 +20,8 @@ def losses(cls: type[SplitMethod]) -> list[float]:
     """Training loss of each round: some of the clients, momentum, dropout, batch normalisation, ragged batches."""
     recorder = Recorder()
     optimizers = {"client_optimizer": sgd(0.1, 0.9), "server_optimizer": sgd(0.1, 0.9)}
-    method = build(cls, network(dropout=0.1, norm=True), "relu1", participants=3, batch_size=4, **optimizers)
+    options = {"participants": 3, "batch_size": 4, **optimizers, **rich_of(cls)}
+    method = build(cls, network(dropout=0.1, norm=True), "relu1", **options)
     fit(method, rows((5, 4, 9, 2, 7)), ROUNDS, [recorder])
     return recorder.losses
 

@@ -23,13 +23,14 @@ from tests.tiny import Recorder, build, differing, fit, furthest, network, rows,
 EQUAL = Cell(compute_flops=(1e9, 1e9), distance_km=(0.5, 0.5))
 SPREAD = Cell(compute_flops=(1e6, 1e7))
 OFF = Generation(every=0)
+WHOLE: dict[str, Any] = {"generation": Generation(), "prior_exponent": 1.0}
 SYNCHRONOUS: dict[str, Any] = {"participation": "per_round", "prior_exponent": 0.0, "generation": OFF}
 SIZES = (8, 8, 8, 8, 8)
 
 
 def run(rounds: int = 3, sizes: tuple[int, ...] = SIZES, net: Any = None, **options: Any) -> tuple[Any, Recorder]:
     recorder = Recorder()
-    method = build(GAS, net, **{"participants": 3, "batch_size": 4, "cell": SPREAD, **options})
+    method = build(GAS, net, **{**WHOLE, "participants": 3, "batch_size": 4, "cell": SPREAD, **options})
     fit(method, rows(sizes, dtype=next(net.parameters()).dtype if net else torch.float32), rounds, [recorder])
     return method, recorder
 
@@ -253,7 +254,7 @@ def test_options_change_what_they_should() -> None:
 def test_a_tuple_at_the_cut_needs_generation_off() -> None:
     options = {"participants": 2, "batch_size": 4}
     with pytest.raises(ConfigError, match=r"generation.every=1 is not allowed: 0 where a tuple is cut"):
-        fit(build(GAS, forked(), "lower", **options), rows(SIZES))
+        fit(build(GAS, forked(), "lower", **WHOLE, **options), rows(SIZES))
     recorder = Recorder()
     fit(build(GAS, forked(), "lower", generation=OFF, **options), rows(SIZES), 2, [recorder])
     assert {len(event.sent) for event in recorder.of(CutGradient)} == {2}
@@ -284,7 +285,8 @@ def test_ranges(key: str, value: Any) -> None:
     ],
 )
 def test_everything_survives_a_checkpoint_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
-    rich = {"participants": 3, "batch_size": 4, "local_steps": 3, "client_optimizer": sgd(0.1, 0.9), "cell": SPREAD,
+    rich = {**WHOLE, "participants": 3, "batch_size": 4, "local_steps": 3,
+            "client_optimizer": sgd(0.1, 0.9), "cell": SPREAD,
             "server_optimizer": sgd(0.1, 0.9), **options}  # fmt: skip
     found = []
     for resume in (None, tmp_path / "epoch=1.ckpt"):

@@ -75,7 +75,7 @@ def test_clipping_bounds_every_step_of_its_side(cls: type[SplitMethod], side: st
     free, bound = Largest(), Largest()
     fit(build(cls, batch_size=4), rows(), callbacks=[free])
     fit(build(cls, batch_size=4, **{f"{side}_clip": 0.05}), rows(), callbacks=[bound])
-    assert max(free.norms[side]) > 0.1
+    assert max(free.norms[side]) > 0.09
     assert max(bound.norms[side]) == pytest.approx(0.05, rel=1e-3)
     other = "server" if side == "client" else "client"
     assert not bound.norms[other] or max(bound.norms[other]) > 0.06

@@ -14,9 +14,11 @@ from lightning_sfl.methods import (
     SFL,
     SFLV1,
     SFLV2,
+    USFL,
     FedAvg,
     FedSGD,
     MiniBatchSFL,
+    Mix2SFL,
     SplitLearning,
     SplitMethod,
 )
@@ -35,7 +37,7 @@ from tests.tiny import (
     whole,
 )
 
-FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, FedAvg, FedSGD]
+FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD]
 
 
 class Globals(Recorder):
@@ -126,7 +128,7 @@ def test_the_order_of_clients_matters_only_to_a_shared_server(cls: type[SplitMet
     distance = furthest(trained(cls), trained(cls, client_order="shuffled"))
     if cls in (SplitLearning, SFL, SFLV2):
         assert distance > 1e-4
-    elif cls in (SFLV1, FedAvg, FedSGD, MiniBatchSFL):
+    elif cls in (SFLV1, FedAvg, FedSGD, MiniBatchSFL, USFL):
         assert distance < 1e-12
 
 

@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in the README is run, word for word, in a folder that looks like a fresh clone."""
+"""Every command and every piece of Python in the README is run, word for word, in what looks like a fresh clone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,14 @@ RUN_BY_MAKE = {"make test"}  # this very suite
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files a clone would have, without the environment `make` sets up."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("lightning_sfl", "callbacks", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "Makefile", "setup.cfg", "constraints.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
-    yield folder
+    return folder
 
 
 def run(command: str, folder: Path) -> str:
@@ -57,13 +56,17 @@ def test_commands_of_the_readme_work_in_order(clone: Path) -> None:
 
 
 def run_demo(clone: Path) -> None:
-    """The target's own commands with this interpreter, in a folder of its own; the test accuracy is the promised one."""
-    lines = [line.strip() for line in (clone / "Makefile").read_text().split("demo:")[1].split("\n\n")[0].splitlines()[1:]]
+    """The target's own commands with this interpreter, in a folder apart; the test accuracy is the promised one."""
+    recipe = (clone / "Makefile").read_text().split("demo:")[1].split("\n\n")[0]
+    lines = [line.strip() for line in recipe.splitlines()[1:]]
     trained = [line.replace("$(BIN)/python", "python") for line in lines if line.startswith("$(BIN)/python")]
     assert len(trained) == 2
-    output = "".join(run(f"{line} --trainer.default_root_dir=demo".replace("runs/sfl", "demo"), clone) for line in trained)
+    output = "".join(
+        run(f"{line} --trainer.default_root_dir=demo".replace("runs/sfl", "demo"), clone) for line in trained
+    )
     accuracy = re.search(r"test/acc\W+([\d.]+)", output)
-    assert accuracy and float(accuracy.group(1)) >= 0.90
+    assert accuracy is not None
+    assert float(accuracy.group(1)) >= 0.90
 
 
 def look_at_tensorboard(command: str, clone: Path) -> None:
