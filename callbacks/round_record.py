@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning_sfl.callbacks.board import show
 from lightning_sfl.callbacks.run_manifest import facts_of
 from lightning_sfl.callbacks.watcher import Watcher
+from lightning_sfl.core.events import RoundEnd
 from lightning_sfl.records.manifest import write_manifest
 from lightning_sfl.records.report import RoundReport
 from lightning_sfl.records.round_log import FILE_NAME, Record, RoundLog, resume
@@ -19,7 +21,7 @@ NOT_MEASURED = ("round", "epoch", "step")
 
 
 class RoundRecord(Watcher):
-    """Asks every watcher for its report, adds what the method and the evaluation logged, and writes it all down.
+    """Asks every watcher for its report, adds what the method counts and the evaluation logged, and writes it all down.
 
     A resumed run drops the lines of rounds that it is about to repeat, and gives earlier rounds back to a CSV logger,
     which deletes its file when it starts. Only the first process writes.
@@ -32,6 +34,7 @@ class RoundRecord(Watcher):
         super().__init__(every)
         self.log_file: RoundLog | None = None
         self.evaluated = False
+        self.own_scalars: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A new run, or a resumed one: the log is opened when its first round is known."""
@@ -50,6 +53,10 @@ class RoundRecord(Watcher):
                 if isinstance(logger, CSVLogger) and earlier:
                     _give_back(logger, earlier)
 
+    def on_round_end(self, module: Any, event: RoundEnd) -> None:
+        """Keep what the method itself counts."""
+        self.own_scalars = event.scalars
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now are the evaluation's metrics those of this round."""
         self.evaluated = True
@@ -59,6 +66,8 @@ class RoundRecord(Watcher):
         if not self.due(trainer.current_epoch):
             return
         report = RoundReport(trainer.current_epoch)
+        for tag in self.own_scalars:
+            report.scalar(tag, self.own_scalars[tag])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Watcher):
                 callback.report(pl_module, report)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sfl.core.split import split as split
     from lightning_sfl.data import FederatedData as FederatedData
+    from lightning_sfl.methods import GAS as GAS
     from lightning_sfl.methods import SFL as SFL
     from lightning_sfl.methods import SFLV1 as SFLV1
     from lightning_sfl.methods import SFLV2 as SFLV2
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import FedAvg as FedAvg
     from lightning_sfl.methods import FedSGD as FedSGD
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
+    from lightning_sfl.methods import MultiSFL as MultiSFL
     from lightning_sfl.methods import Mix2SFL as Mix2SFL
     from lightning_sfl.methods import SplitLearning as SplitLearning
     from lightning_sfl.trainer import trainer as trainer
@@ -36,6 +38,8 @@ _METHODS = (
     "MiniBatchSFL",
     "USFL",
     "Mix2SFL",
+    "MultiSFL",
+    "GAS",
     "FedAvg",
     "FedSGD",
     "Centralized",

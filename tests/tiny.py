@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 import lightning_sfl.methods as registry
 from lightning_sfl.core import events
+from lightning_sfl.core.activation_buffer import Generation
 from lightning_sfl.core.balancing import Balancing
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
 from lightning_sfl.core.label_selection import LabelAware
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.population import Population
-from lightning_sfl.methods import SFLV1, USFL, FedAvg, FedSGD, Mix2SFL, SplitMethod
+from lightning_sfl.core.replay import Replay
+from lightning_sfl.methods import GAS, SFLV1, USFL, FedAvg, FedSGD, Mix2SFL, MultiSFL, SplitMethod
 
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
@@ -30,15 +32,25 @@ METHODS: list[type[SplitMethod]] = [
 ]
 CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg", "FedSGD", "Centralized")]
 
+# Methods whose slots, with their optimizers, go on from round to round.
+PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS]
+
+# Methods whose clients come and go while a round runs.
+ASYNCHRONOUS: list[type[SplitMethod]] = [GAS]
+
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
+    MultiSFL: {"weighting"},
 }
 
-# Every row takes part, so that all methods are comparable.
-PLAIN: dict[type[SplitMethod], dict[str, Any]] = {USFL: {"balancing": Balancing("none")}}
+# Every row takes part, in the plain objective, so that all methods are comparable.
+PLAIN: dict[type[SplitMethod], dict[str, Any]] = {
+    GAS: {"prior_exponent": 0.0, "generation": Generation(every=0)},
+    USFL: {"balancing": Balancing("none")},
+}
 
 # Whatever a method can do at once; made anew for each use, since a selection remembers.
 RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
@@ -55,6 +67,8 @@ RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
         "gradmix": GradMix(phi=0.7, reduce="mean", members="each_round"),
         "local_epochs": 2,
     },
+    GAS: lambda: {"prior_exponent": 1.0, "generation": Generation(partial=True), "local_server_buffers": "trained"},
+    MultiSFL: lambda: {"replay": Replay(proportion=0.5, most=0.9, placement="spread"), "client_forward": "double_eval"},
 }
 
 torch.set_num_threads(1)

@@ -63,7 +63,8 @@ class Reply:
     """What the server has for one client: the gradient of its loss at the cut, and what is sent of it.
 
     raw: one (rows, ...) tensor per part, as the server's backward left it; sent: the same after the method's own
-    scaling or mixing; logits and logits_gradient: of these rows, kept only when somebody watches.
+    scaling or mixing; logits and logits_gradient: of these rows as the loss saw them, kept only when somebody watches;
+    replayed: rows of others that its loss was averaged over too.
     """
 
     upload: Upload
@@ -71,6 +72,7 @@ class Reply:
     sent: tuple[Tensor, ...]
     logits: Tensor | None = None
     logits_gradient: Tensor | None = None
+    replayed: int = 0
 
 
 class Boundary:
@@ -83,9 +85,11 @@ class Boundary:
         """Count a transfer whose tensors need not be copied in this process."""
         self.traffic_bytes[kind, direction] += size_bytes
 
-    def upload(self, slot: int, client_id: int, local_step: int, smashed: Smashed, labels: Tensor) -> Upload:
-        """Smashed data and labels go up: the server gets leaves of its own, without the client's graph."""
-        received = [part.detach() for part in parts(smashed)]
+    def upload(
+        self, slot: int, client_id: int, local_step: int, smashed: Smashed, labels: Tensor, sent: Smashed | None = None
+    ) -> Upload:
+        """Smashed data (or `sent` in their stead) and labels go up: what the server gets has no graph of the client."""
+        received = [part.detach() for part in parts(smashed if sent is None else sent)]
         self.count("smashed", "up", num_bytes(received))
         self.count("labels", "up", num_bytes([labels]))
         return Upload(slot, client_id, local_step, smashed, like(smashed, received), labels)
@@ -124,3 +128,19 @@ def raw_of(answers: Sequence[Reply]) -> list[Tensor]:
 
 def _gradient_of(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+def cut_up(received: Smashed, sizes: Sequence[int]) -> list[Smashed]:
+    """Joined data cut into stretches of so many rows, as copies that pass gradients back."""
+    columns = [[stretch.clone() for stretch in part.split(list(sizes))] for part in parts(received)]
+    return [like(received, row) for row in zip(*columns, strict=True)]
+
+
+def rows_of(uploads: Sequence[Upload]) -> int:
+    """Rows of all these uploads together."""
+    return sum(upload.num_rows for upload in uploads)
+
+
+def cloned(received: Smashed) -> Smashed:
+    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
+    return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()

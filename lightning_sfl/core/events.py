@@ -8,7 +8,7 @@ keep.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -134,13 +134,17 @@ class ClientEnd:
 
 @dataclass(frozen=True)
 class RoundEnd:
-    """The halves have been merged. traffic_bytes maps (kind, direction) to what crossed in this round."""
+    """The halves have been merged. traffic_bytes maps (kind, direction) to what crossed in this round.
+
+    scalars: what the method itself keeps count of, such as its simulated time, by the tag under which it is recorded.
+    """
 
     handler: ClassVar[str] = "on_round_end"
     round: int
     client_half: nn.Module
     server_half: nn.Module
     traffic_bytes: dict[tuple[str, str], int]
+    scalars: dict[str, float] = field(default_factory=dict)
 
 
 Event = (

@@ -58,6 +58,11 @@ class Population:
         index = torch.from_numpy(rows).to(self.x.device)
         return as_input(self.x[index]), self.y[index]
 
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """Labels of these rows, on the host."""
+        labels: np.ndarray = self.y[torch.from_numpy(rows).to(self.y.device)].cpu().numpy()
+        return labels
+
 
 def as_input(x: Tensor) -> Tensor:
     """What a model is fed: bytes become floats in [0, 1]; floats have the run's precision at least; integers pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -23,12 +24,26 @@ class Work:
 
     batch_size: rows per local step, None for all rows at once; local_epochs: passes over the client's own rows, the
     last batch of a pass may be short; local_steps, instead of local_epochs: that many batches, passing on as often as
-    needed.
+    needed; drop_last: a pass leaves the rows out that do not fill a batch.
     """
 
     batch_size: int | None
     local_epochs: int
     local_steps: int | None = None
+    drop_last: bool = False
+
+    def rows_per_step(self, num_rows: int) -> int:
+        """Rows of a full batch of a client with so many rows; smaller clients give all they have."""
+        return min(self.batch_size or num_rows, num_rows)
+
+    def steps_per_pass(self, num_rows: int) -> int:
+        """Batches that such a client makes of one pass over its rows."""
+        size = self.rows_per_step(num_rows)
+        return num_rows // size if self.drop_last else -(-num_rows // size)
+
+    def steps(self, num_rows: int) -> int:
+        """Batches that such a client trains on in one round."""
+        return self.local_epochs * self.steps_per_pass(num_rows) if self.local_steps is None else self.local_steps
 
 
 @dataclass(frozen=True)
@@ -80,16 +95,16 @@ class Plan:
 def plan_round(
     seed: int, index: int, participants: Sequence[int], rows: Sequence[np.ndarray], work: Work, order: ClientOrder
 ) -> Plan:
-    """Plan for these participants; rows[i] are the rows of participants[i]."""
+    """Plan for these participants; rows[i] are the rows of participants[i]. One listed twice goes on where it was."""
     own = dict(zip(participants, rows, strict=True))
     ordered = in_order(participants, order, seed, index)
-    batches = tuple(
-        tuple(
-            Batch(slot, client, step, b) for step, b in enumerate(draw_batches(seed, index, client, own[client], work))
-        )
-        for slot, client in enumerate(ordered)
-    )
-    return Plan(index, tuple(ordered), batches)
+    drawn: Counter[int] = Counter()
+    batches = []
+    for slot, client in enumerate(ordered):
+        found = draw_batches(seed, index, client, own[client], work, drawn[client])
+        batches.append(tuple(Batch(slot, client, step, b) for step, b in enumerate(found)))
+        drawn[client] += len(found)
+    return Plan(index, tuple(ordered), tuple(batches))
 
 
 def plan_sweeps(index: int, ordered: Sequence[int], sweeps: Sequence[Mapping[int, np.ndarray]]) -> Plan:
@@ -115,15 +130,18 @@ def in_order(participants: Sequence[int], order: ClientOrder, seed: int, index: 
     return [int(c) for c in stream(seed, "client_order", index).permutation(sorted(participants))]
 
 
-def draw_batches(seed: int, index: int, client: int, rows: np.ndarray, work: Work) -> list[np.ndarray]:
-    """A client's batches in one round: each pass is a fresh permutation of its rows, cut into batches."""
-    size = min(work.batch_size or len(rows), len(rows))
-    per_pass = -(-len(rows) // size)
-    steps = work.local_epochs * per_pass if work.local_steps is None else work.local_steps
+def draw_batches(seed: int, index: int, client: int, rows: np.ndarray, work: Work, start: int = 0) -> list[np.ndarray]:
+    """A client's batches in one round: each pass is a fresh permutation of its rows, cut into batches.
+
+    start: leave out so many batches of the endless series, which an earlier visit has had.
+    """
+    size, per_pass, steps = work.rows_per_step(len(rows)), work.steps_per_pass(len(rows)), work.steps(len(rows))
+    first = start // per_pass
     batches: list[np.ndarray] = []
-    for number in range(-(-steps // per_pass)):
-        batches += draw_pass(seed, index, client, number, rows, size)
-    return batches[:steps]
+    for number in range(first, -(-(start + steps) // per_pass)):
+        batches += draw_pass(seed, index, client, number, rows, size)[:per_pass]
+    skipped = start - first * per_pass
+    return batches[skipped : skipped + steps]
 
 
 def draw_pass(

@@ -47,6 +47,12 @@ def gradients_of(module: nn.Module) -> State:
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
+def squared_gradient_norm(module: nn.Module) -> Tensor:
+    """||gradient||^2 over all parameters that have one, float64, on the device."""
+    norms = torch._foreach_norm(list(gradients_of(module).values()))
+    return torch.stack(norms).double().square().sum()
+
+
 @contextmanager
 def untouched_buffers(module: nn.Module) -> Iterator[None]:
     """Give the buffers back as they were."""

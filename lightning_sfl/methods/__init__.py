@@ -5,8 +5,10 @@ from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.methods.centralized import Centralized
 from lightning_sfl.methods.fedavg import FedAvg
 from lightning_sfl.methods.fedsgd import FedSGD
+from lightning_sfl.methods.gas import GAS
 from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
 from lightning_sfl.methods.mix2sfl import Mix2SFL
+from lightning_sfl.methods.multisfl import MultiSFL
 from lightning_sfl.methods.sfl import SFL
 from lightning_sfl.methods.sfl_v1 import SFLV1
 from lightning_sfl.methods.sfl_v2 import SFLV2
@@ -14,6 +16,7 @@ from lightning_sfl.methods.split_learning import SplitLearning
 from lightning_sfl.methods.usfl import USFL
 
 __all__ = [
+    "GAS",
     "SFL",
     "SFLV1",
     "SFLV2",
@@ -23,6 +26,7 @@ __all__ = [
     "FedSGD",
     "MiniBatchSFL",
     "Mix2SFL",
+    "MultiSFL",
     "SplitLearning",
     "SplitMethod",
 ]

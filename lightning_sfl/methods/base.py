@@ -32,6 +32,7 @@ from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
 from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.module import Role
 from lightning_sfl.methods.sides import Sides
 
 
@@ -86,6 +87,7 @@ class SplitMethod(Sides):
         """Bring the data to the device and look up who watches."""
         self.population = self.data.population.to(self.device)
         self.boundary = Boundary()
+        self.recall_memory()
         self.watch(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -101,6 +103,16 @@ class SplitMethod(Sides):
         self.restart_optimizers()
         self.step_schedules()
 
+    def restart_optimizers(self) -> None:
+        """Forget momentum and moments: a client's state has no meaning for the next client in its slot."""
+        for role in self.roles:
+            if not self.lasting(role):
+                self.optimizer(role).optimizer.state.clear()
+
+    def lasting(self, role: Role) -> bool:
+        """Whether the optimizer of this side keeps its state from round to round."""
+        return role == "server" and self.persist_server_optimizer
+
     def train_round(self, plan: Plan) -> None:
         """Local steps until the plan is done, then the merge."""
         self.feed = Feed(self.population, plan)
@@ -115,22 +127,30 @@ class SplitMethod(Sides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes))
+        self.emit(
+            events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), self.scalars()
+        )
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
         uploads = [self.upload(batch) for batch in batches]
         self.download(self.serve(uploads))
 
+    def scalars(self) -> dict[str, float]:
+        """What the method itself keeps count of, by tag; told at the end of every round."""
+        return {}
+
     # --- the end of the round ---------------------------------------------------------------------------------------
 
     def weights(self, plan: Plan) -> list[float]:
         """Aggregation weight of each slot's client, of any positive scale."""
+        return [self.weight_of(*each) for each in zip(plan.participants, plan.num_rows, strict=True)]
+
+    def weight_of(self, client: int, num_rows: int) -> float:
+        """Aggregation weight of a client that trained on so many rows."""
         if self.weighting == "uniform":
-            return [1.0] * len(plan.participants)
-        if self.weighting == "rows":
-            return [float(rows) for rows in plan.num_rows]
-        return [float(len(self.population.rows[client])) for client in plan.participants]
+            return 1.0
+        return float(num_rows if self.weighting == "rows" else len(self.population.rows[client]))
 
     def end_clients(self, plan: Plan) -> None:
         """Every participant hands in what it trained."""

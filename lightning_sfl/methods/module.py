@@ -205,12 +205,6 @@ class SplitModule(EvaluatedModule):
         """The rate each side's optimizer has in this round."""
         return {role: float(self.optimizer(role).optimizer.param_groups[0]["lr"]) for role in self.roles}
 
-    def restart_optimizers(self) -> None:
-        """Forget momentum and moments: a client's state has no meaning for the next client in its slot."""
-        for role in self.roles:
-            if role == "client" or not self.persist_server_optimizer:
-                self.optimizer(role).optimizer.state.clear()
-
     def step_schedules(self) -> None:
         """One step of every learning-rate schedule; Lightning leaves this to us under manual optimization."""
         schedules = self.lr_schedulers() or []

@@ -16,8 +16,10 @@ class PersistentModule(L.LightningModule):
     """Keeps the slots out of checkpoints and refuses what another method, cut or partition wrote.
 
     Between rounds every slot is about to be overwritten, so a checkpoint holds the merged halves only and does not
-    depend on how many participants, or processes, there were.
+    depend on how many participants, or processes, there were. Methods whose slots do last put them in their `memory`.
     """
+
+    loaded_memory: dict[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must agree between a checkpoint and the method that loads it."""
@@ -27,6 +29,19 @@ class PersistentModule(L.LightningModule):
         """What must agree, besides, when training goes on."""
         return {"seed": self.seed, "partition": self.population.fingerprint if self.population else None}
 
+    def memory(self) -> dict[str, Any]:
+        """What training goes on from besides the merged halves: tensors and plain containers, by name."""
+        return {}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take up what `memory` gave; called on the device, before the first round."""
+
+    def recall_memory(self) -> None:
+        """Recall the memory of the checkpoint that was loaded, if one was."""
+        if self.loaded_memory is not None:
+            self.recall(self.loaded_memory)
+            self.loaded_memory = None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: sign the checkpoint."""
         checkpoint["lightning_sfl"] = {
@@ -34,6 +49,7 @@ class PersistentModule(L.LightningModule):
             "example": self.example,
             **self.identity(),
             **self.data_identity(),
+            "memory": self.memory(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -45,6 +61,7 @@ class PersistentModule(L.LightningModule):
             self.cut(torch.zeros(example["shape"], dtype=getattr(torch, example["dtype"])))
         if training:
             self._fit_to_slots(checkpoint["optimizer_states"])
+            self.loaded_memory = checkpoint["lightning_sfl"]["memory"]
 
     def check_signature(self, checkpoint: dict[str, Any], training: bool) -> None:
         """Refuse a checkpoint of another method, cut or format, and of other data when training is to go on."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts, raw_of, replies, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, cloned, join, parts, raw_of, replies, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
-from lightning_sfl.methods.module import Role, SplitModule
+from lightning_sfl.methods.module import Role
+from lightning_sfl.methods.watched import WatchedModule
 
 
 class ServerTurn(NamedTuple):
@@ -32,7 +33,7 @@ class ServerTurn(NamedTuple):
     half: nn.Module
 
 
-class Sides(SplitModule):
+class Sides(WatchedModule):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     whole_on_client: ClassVar[bool] = False
@@ -50,29 +51,43 @@ class Sides(SplitModule):
 
     def start_client(self, batch: Batch) -> None:
         """Load a client into its slot, when its first turn comes."""
-        half = self.slots[batch.slot]
-        copy_state(self.start_of(batch.slot), half)
-        if self.server_copies:
-            copy_state(self.server_half, self.server_slots[batch.slot])
+        self.load_slot(batch.slot)
         self.receive_weights(batch.slot)
-        self.emit(events.ClientStart, batch.slot, batch.client_id, half, self.private_server(batch.slot))
+        half, private = self.slots[batch.slot], self.private_server(batch.slot)
+        self.emit(events.ClientStart, batch.slot, batch.client_id, half, private)
+
+    def load_slot(self, slot: int) -> None:
+        """Write what its client starts from into a slot."""
+        copy_state(self.start_of(slot), self.slots[slot])
+        if self.server_copies:
+            copy_state(self.server_half, self.server_slots[slot])
 
     def receive_weights(self, slot: int) -> None:
         """Count what a participant gets at the start of its round."""
         self.boundary.count("weights", "down", self.owned_bytes)
 
-    def forward_client(self, batch: Batch) -> tuple[Smashed, Tensor]:
-        """Smashed data, with its graph, and the labels of one batch."""
+    def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of one batch; at its first one the client is loaded."""
         if batch.local_step == 0:
             self.start_client(batch)
-        x, labels = self.feed.take(batch)
+        return self.feed.take(batch)
+
+    def forward_client(self, batch: Batch, x: Tensor) -> Smashed:
+        """Smashed data, with its graph."""
         self.draw_from("client", batch)
-        return self.slots[batch.slot](x), labels
+        smashed: Smashed = self.slots[batch.slot](x)
+        return smashed
 
     def upload(self, batch: Batch) -> Upload:
         """Run the client half on a batch and send what leaves it."""
-        smashed, labels = self.forward_client(batch)
-        return self.boundary.upload(batch.slot, batch.client_id, batch.local_step, smashed, labels)
+        x, labels = self.take_turn(batch)
+        sent = self.sent_instead(batch, x)
+        smashed = self.forward_client(batch, x)
+        return self.boundary.upload(batch.slot, batch.client_id, batch.local_step, smashed, labels, sent)
+
+    def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
+        """What goes up instead of the smashed data through which the client will learn; None for those themselves."""
+        return None
 
     def download(self, answers: Sequence[Reply]) -> None:
         """All clients backpropagate their answers, in one walk through their graphs, and take one step."""
@@ -109,7 +124,8 @@ class Sides(SplitModule):
         """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
         losses = []
         for batch in batches:
-            smashed, labels = self.forward_client(batch)
+            x, labels = self.take_turn(batch)
+            smashed = self.forward_client(batch, x)
             self.draw_from("server", batch)
             logits = self.server_of(batch.slot)(smashed)
             losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
@@ -155,10 +171,15 @@ class Sides(SplitModule):
         received = join(uploads)
         labels = torch.cat([upload.labels for upload in uploads])
         self.draw_from("server", uploads[0])
-        logits = self.server_of(uploads[0].slot)(cloned(received))
+        logits = self.server_logits(uploads, received)
         if self.watchers["on_cut_gradient"]:
             logits.retain_grad()
         return received, logits, self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
+
+    def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
+        """The server half of the first upload's slot on the joined data of all of them."""
+        logits: Tensor = self.server_of(uploads[0].slot)(cloned(received))
+        return logits
 
     def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """Check, clip and step server halves; what is about to be sent back is checked with them."""
@@ -215,33 +236,10 @@ class Sides(SplitModule):
         """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""
         seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, self.device)
 
-    # --- watching ---------------------------------------------------------------------------------------------------
-
-    def watch(self, callbacks: Iterable[Any]) -> None:
-        """Note which callbacks have handlers of which events."""
-        self.watchers: dict[str, list[Callable[..., None]]] = defaultdict(list)
-        for callback in callbacks:
-            for record in events.Event.__args__:
-                if hasattr(callback, record.handler):
-                    self.watchers[record.handler].append(getattr(callback, record.handler))
-
-    def emit(self, record: type[Any], *payload: Any) -> None:
-        """Tell those who watch for this record; without watchers it is not even made."""
-        handlers = self.watchers[record.handler]
-        if handlers:
-            event = record(self.current_epoch, *payload)
-            for handle in handlers:
-                handle(self, event)
-
     def emit_cut_gradient(self, answer: Reply) -> None:
         """Tell what one client is about to backpropagate."""
         upload = answer.upload
         self.emit(
             events.CutGradient, upload.slot, upload.client_id, answer.raw, answer.sent,
-            answer.logits, answer.logits_gradient, upload.labels, upload.num_rows,
+            answer.logits, answer.logits_gradient, upload.labels, upload.num_rows, answer.replayed,
         )  # fmt: skip
-
-
-def cloned(received: Smashed) -> Smashed:
-    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
-    return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()

@@ -20,6 +20,7 @@ from lightning_sfl.core import events
 from lightning_sfl.core.errors import CheckpointError, NonFiniteError
 from lightning_sfl.methods import SplitMethod
 from tests.tiny import (
+    ASYNCHRONOUS,
     METHODS,
     Recorder,
     Rows,
@@ -209,10 +210,12 @@ def test_events_tell_a_complete_story(cls: type[SplitMethod]) -> None:
     assert isinstance(story[-1], events.RoundEnd)
     started = [event.client_id for event in recorder.of(events.ClientStart)]
     ended = [event.client_id for event in recorder.of(events.ClientEnd)]
-    assert sorted(started) == sorted(ended) == sorted(story[0].participants)
+    assert sorted(started) == sorted(ended)
+    assert cls in ASYNCHRONOUS or sorted(started) == sorted(story[0].participants)
     for event in recorder.of(events.ClientEnd):
-        assert event.steps == recorder.count(events.ClientStep, event.client_id)
-        assert event.rows > 0
+        visits = [each for each in recorder.of(events.ClientEnd) if each.client_id == event.client_id]
+        assert sum(each.steps for each in visits) == recorder.count(events.ClientStep, event.client_id)
+        assert event.rows > 0 or not event.finished
     assert recorder.count(events.ClientStep) == recorder.count(events.ClientBackward)
     assert recorder.count(events.ServerStep) == recorder.count(events.ServerBackward)
 

@@ -18,7 +18,7 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import METHODS, Recorder, build, fit, rows
+from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, fit, rows
 
 SIZES, BATCH_SIZE, EPOCHS = (5, 4, 9), 4, 2
 CLIENT_STEPS = {0: 4, 1: 2, 2: 6}  # 2 * ceil(N / 4)
@@ -120,4 +120,4 @@ def test_one_start_and_one_end_per_round(cls: type[SplitMethod]) -> None:
     assert [event.round for event in recorder.of(RoundEnd)] == [0, 1, 2]
     for index, event in enumerate(recorder.of(RoundStart)):
         ended = [end.client_id for end in recorder.of(ClientEnd) if end.round == index]
-        assert list(event.participants) == ended
+        assert list(event.participants) == ended if cls not in ASYNCHRONOUS else {*event.participants} <= {*ended}

@@ -1,0 +1,187 @@
+"""Methods whose clients do not wait for each other: batches arrive one by one, on a simulated clock.
+
+Everybody in a slot trains on through the rounds, until it has had its share of batches and hands in its half; then
+another client takes the slot. A round is over when enough halves have been handed in to be merged. In the story that
+is told to watchers each of them starts anew in every round, from where it stands, and ends, unfinished, with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_sfl.core import events
+from lightning_sfl.core.aggregation import Weighting, weighted_average
+from lightning_sfl.core.clock import ALEXNET, CELL, Cell, costs_of, durations
+from lightning_sfl.core.cut import Upload
+from lightning_sfl.core.errors import require
+from lightning_sfl.core.rounds import Batch, Plan, in_order
+from lightning_sfl.core.selection import Uniform
+from lightning_sfl.core.state import State, buffers_of, load_state, state_of
+from lightning_sfl.core.visits import Visits
+from lightning_sfl.methods.base import SplitMethod
+
+
+class AsynchronousMethod(SplitMethod):
+    """The loop of arrivals; a method says what the server does with each of them.
+
+    Args:
+        backbone: the whole network; it is cut after `cut_layer`.
+        cut_layer: dotted name of the last stage of the client half.
+        model_buffer: client halves that are merged at a time, null for as many as there are slots.
+        participation: a client that is done makes room for another at once, or all of a round start it together.
+        arrival: the client that is ready first is next, or any.
+        client_momentum: each client's optimizer state is its own, or all clients pass one on from step to step, as the
+            released code of GAS has it.
+        cell: how fast clients compute and send.
+        weighting: a client's weight in the merge: uniform, its number of samples, or of rows trained on in its visit.
+        kwargs: options of `SplitMethod`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        cut_layer: str,
+        *,
+        model_buffer: int | None = None,
+        participation: Literal["replaced", "per_round"] = "replaced",
+        arrival: Literal["clock", "random"] = "clock",
+        client_momentum: Literal["per_slot", "shared"] = "per_slot",
+        cell: Cell = CELL,
+        weighting: Weighting = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, cut_layer, weighting=weighting, **kwargs)
+        require(model_buffer is None or model_buffer >= 1, "model_buffer", model_buffer, "an integer >= 1, or null")
+        drawn = participation == "per_round" or isinstance(self.selection, Uniform)
+        require(drawn, "participation", participation, "per_round where a schedule lists the participants")
+        alone = participation == "replaced" or model_buffer is None
+        require(alone, "model_buffer", model_buffer, "null where participation is per_round: a round merges them all")
+        self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
+        self.client_momentum, self.moved_last = client_momentum, 0
+        self.handed_in: list[tuple[State, float]] = []
+        self.visits: Visits | None = None
+
+    @property
+    def num_active(self) -> int:
+        """Slots in use."""
+        return min(self.num_slots, len(self.available))
+
+    def prepare(self, data: Any, stage: str) -> None:
+        super().prepare(data, stage)
+        if stage == "fit" and self.visits is None:
+            costs = ALEXNET if self.cell.constants == "alexnet" else costs_of(self.client_half, data.example()[:1])
+            sizes = [self.work.rows_per_step(size) if size else 0 for size in self.population.sizes]
+            takes = [durations(self.cell, costs, self.seed, k, size, self.num_active) for k, size in enumerate(sizes)]
+            self.visits = Visits(self.seed, self.work, takes, self.arrival == "random")
+
+    def newcomer_count(self) -> int:
+        """Progress that a client starts with, where a method counts it."""
+        return 0
+
+    # --- a round ----------------------------------------------------------------------------------------------------
+
+    def plan(self, index: int) -> Plan:
+        if self.participation == "per_round":
+            plan = super().plan(index)
+            self.visits.start_together(plan, self.newcomer_count())
+            self.quorum = len(plan.participants)
+            return plan
+        first = in_order(self.participants_of(0), self.client_order, self.seed, 0)
+        for slot in range(len(first)):
+            if slot not in self.visits.in_slot:
+                self.admit(slot, first[slot] if slot not in self.visits.left else None)
+        self.quorum = self.model_buffer or len(first)
+        return Plan(index, self.visits.clients, ())
+
+    def admit(self, slot: int, client: int | None = None) -> None:
+        """A client, or whoever the draw says, takes a free slot."""
+        client = self.visits.newcomer(slot, self.available) if client is None else client
+        self.visits.admit(slot, client, self.population.rows[client], self.newcomer_count())
+
+    def steps(self, plan: Plan) -> Iterator[list[Batch]]:
+        for slot in sorted(self.visits.in_slot):
+            self.enter(slot)
+        while len(self.handed_in) < self.quorum:
+            slot, batch = self.visits.next()
+            yield [batch]
+            if self.visits.step(slot):
+                self.leave(slot)
+
+    def enter(self, slot: int) -> None:
+        """A client begins, or goes on in another round from where it stands."""
+        visit = self.visits.in_slot[slot]
+        visit.rows, self.steps_taken[slot] = 0, 0
+        if not visit.loaded:
+            self.load_slot(slot)
+            self.receive_weights(slot)
+            visit.loaded = True
+        self.emit(events.ClientStart, slot, visit.client, self.slots[slot], None)
+
+    def leave(self, slot: int) -> None:
+        """A client hands in its half; another takes its place, unless the round is over."""
+        self.send_weights(slot)
+        weight = self.tell_end(slot, finished=True)
+        self.handed_in.append(({name: tensor.clone() for name, tensor in state_of(self.slots[slot]).items()}, weight))
+        self.visits.leave(slot)
+        if self.client_momentum == "per_slot":
+            for parameter in self.slots[slot].parameters():
+                self.optimizer("client").optimizer.state.pop(parameter, None)
+        if self.participation == "replaced" and len(self.handed_in) < self.quorum:
+            self.admit(slot)
+            self.enter(slot)
+
+    def tell_end(self, slot: int, finished: bool) -> float:
+        """Tell what a client did in this round; its weight in the merge."""
+        visit = self.visits.in_slot[slot]
+        weight = self.weight_of(visit.client, visit.num_rows)
+        half, steps = self.slots[slot], self.steps_taken[slot]
+        self.emit(events.ClientEnd, slot, visit.client, half, None, visit.rows, steps, weight, finished)
+        return weight
+
+    def end_clients(self, plan: Plan) -> None:
+        for slot in sorted(self.visits.in_slot):
+            self.tell_end(slot, finished=False)
+
+    def merge(self, plan: Plan) -> None:
+        states, weights = zip(*self.handed_in, strict=True)
+        load_state(self.client_half, weighted_average(states, weights, buffers_of(self.client_half), self.bn_buffers))
+        self.handed_in.clear()
+
+    def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.population.take(batch.rows)
+
+    def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
+        if self.client_momentum == "shared":
+            self.pass_on_momentum(turns[0].slot)
+        super().step_clients(turns, cut_gradients)
+
+    def pass_on_momentum(self, slot: int) -> None:
+        """The optimizer's state of the client that moved last becomes that of the client in this slot."""
+        state = self.optimizer("client").optimizer.state
+        for last, next in zip(self.slots[self.moved_last].parameters(), self.slots[slot].parameters(), strict=True):
+            if slot != self.moved_last and last in state:
+                state[next] = state.pop(last)
+        self.moved_last = slot
+
+    # --- what lasts -------------------------------------------------------------------------------------------------
+
+    def lasting(self, role: Any) -> bool:
+        return role == "client" or super().lasting(role)
+
+    def scalars(self) -> dict[str, float]:
+        return {"clock/sim_time_s": self.visits.finished_s}
+
+    def memory(self) -> dict[str, Any]:
+        if self.visits is None:
+            return {}
+        slots = {slot: state_of(self.slots[slot]) for slot in self.visits.in_slot}
+        return {"slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        self.visits.load(memory["visits"], self.population.rows)
+        self.moved_last = memory["moved_last"]
+        for slot, state in memory["slots"].items():
+            load_state(self.slots[slot], state)

@@ -1,0 +1,30 @@
+"""Telling callbacks what happens in a round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning_sfl.core import events
+from lightning_sfl.methods.module import SplitModule
+
+
+class WatchedModule(SplitModule):
+    """Delivers each event record to the callbacks that have a method of its name."""
+
+    def watch(self, callbacks: Iterable[Any]) -> None:
+        """Note which callbacks have handlers of which events."""
+        self.watchers: dict[str, list[Callable[..., None]]] = defaultdict(list)
+        for callback in callbacks:
+            for record in events.Event.__args__:
+                if hasattr(callback, record.handler):
+                    self.watchers[record.handler].append(getattr(callback, record.handler))
+
+    def emit(self, record: type[Any], *payload: Any) -> None:
+        """Tell those who watch for this record; without watchers it is not even made."""
+        handlers = self.watchers[record.handler]
+        if handlers:
+            event = record(self.current_epoch, *payload)
+            for handle in handlers:
+                handle(self, event)
