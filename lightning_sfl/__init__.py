@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import FedAvg as FedAvg
     from lightning_sfl.methods import FedSGD as FedSGD
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
-    from lightning_sfl.methods import MultiSFL as MultiSFL
     from lightning_sfl.methods import Mix2SFL as Mix2SFL
+    from lightning_sfl.methods import MultiSFL as MultiSFL
     from lightning_sfl.methods import SplitLearning as SplitLearning
     from lightning_sfl.trainer import trainer as trainer
 
