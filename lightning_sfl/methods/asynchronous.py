@@ -81,6 +81,11 @@ class AsynchronousMethod(SplitMethod):
         """Progress that a client starts with, where a method counts it."""
         return 0
 
+    def _who(self, rounds: int) -> str:
+        if self.participation == "per_round":
+            return super()._who(rounds)
+        return "replaced one by one as they hand in, so without a fingerprint"
+
     # --- a round ----------------------------------------------------------------------------------------------------
 
     def plan(self, index: int) -> Plan:
