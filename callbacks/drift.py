@@ -64,11 +64,11 @@ class Drift(Watcher):
     aggregator does. Clients that did not finish are left out.
 
     Args:
-        every: measure in every so many rounds, 0 for never.
+        every: measure in every so many rounds, 0 for never; it looks at every step, so each round would cost a tenth.
         sample_interval: look at every so many steps of a half.
     """
 
-    def __init__(self, every: int = 1, sample_interval: int = 1) -> None:
+    def __init__(self, every: int = 5, sample_interval: int = 1) -> None:
         super().__init__(every)
         require(sample_interval >= 1, "sample_interval", sample_interval, "an integer >= 1")
         self.sample_interval = sample_interval

@@ -28,7 +28,7 @@ class UpdateCounts(Watcher):
         server_path: measure the length of every single server step too, which reads the server half three times a step.
     """
 
-    def __init__(self, every: int = 1, server_path: bool = True) -> None:
+    def __init__(self, every: int = 1, server_path: bool = False) -> None:
         super().__init__(every)
         self.server_path = server_path
         self.totals: Counter[str] = Counter()

@@ -103,5 +103,8 @@ class Synthetic(Source):
     def _draw(self, part: str, rows: int, prototypes: np.ndarray) -> tuple[Tensor, Tensor]:
         rng = stream(self.seed, f"synthetic-{part}")
         y = rng.permutation(np.arange(rows) % self.num_classes)
-        x = prototypes[y] + np.float32(self.noise) * rng.standard_normal((rows, *self.features), np.float32)
+        x = rng.standard_normal((rows, *self.features), np.float32)
+        x *= np.float32(self.noise)
+        for label, prototype in enumerate(prototypes):  # in place: a large set is never in memory twice
+            x[y == label] += prototype
         return torch.from_numpy(x), torch.from_numpy(y)

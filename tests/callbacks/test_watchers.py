@@ -133,7 +133,7 @@ def test_drift_is_from_the_own_start_and_the_residual_sees_a_foreign_merge(stage
 
 
 def test_drift_of_server_copies_with_either_optimizer(stage: Any) -> None:
-    told = stage([Drift()], copies=True)
+    told = stage([Drift(every=1)], copies=True)
     told.start([ORIGIN, ORIGIN])
     for branch, size in enumerate([1.0, 2.0]):
         told.serve([size, 0, 0], branch)
