@@ -19,7 +19,7 @@ def close(value: float) -> Any:
 
 
 def test_counts_and_server_magnitudes(stage: Any) -> None:
-    counts = UpdateCounts()
+    counts = UpdateCounts(server_path=True)
     told = stage([counts])
     for round in range(2):
         told.start([ORIGIN, ORIGIN], ids=[7, 3])
@@ -44,7 +44,7 @@ def test_counts_and_server_magnitudes(stage: Any) -> None:
 
 
 def test_a_second_visit_in_a_round_has_its_own_key(stage: Any) -> None:
-    told = stage([UpdateCounts(server_path=True), CosineAlignment()])
+    told = stage([UpdateCounts(), CosineAlignment()])
     told.start([ORIGIN, ORIGIN], ids=[4, 4])
     told.step([[1, 0, 0, 0], [0, 1, 0, 0]])
     record = told.end(rows=[5, 5])
