@@ -16,7 +16,6 @@ from lightning_sfl.records.manifest import Manifest
 def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
     """Method, seed, fingerprints, cut, parameters of both halves, and what results hang on besides: plain values."""
     rounds = max(0, trainer.max_epochs or 0)
-    known = not module.selection.depends_on_past  # else nobody knows the participants before the rounds are over
     cut = module.split.certificate
     return {
         "method": str(module.method_name),
@@ -25,7 +24,7 @@ def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
         "rounds": rounds,
         "clients": module.population.num_clients,
         "partition": module.population.fingerprint,
-        "schedule": schedule_fingerprint(module.schedule(rounds)) if known else None,
+        "schedule": schedule_fingerprint(module.schedule(rounds)) if module.knows_schedule else None,
         "cut_layer": cut.cut_layer,
         "cut_way": cut.way,
         "bytes_per_sample": cut.bytes_per_sample,

@@ -81,6 +81,10 @@ class AsynchronousMethod(SplitMethod):
         """Progress that a client starts with, where a method counts it."""
         return 0
 
+    @property
+    def knows_schedule(self) -> bool:
+        return self.participation == "per_round" and super().knows_schedule
+
     def _who(self, rounds: int) -> str:
         if self.participation == "per_round":
             return super()._who(rounds)

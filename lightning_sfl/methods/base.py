@@ -176,6 +176,11 @@ class SplitMethod(Sides):
         require(not past, "selection", type(self.selection).__name__, "its choices depend on the rounds before")
         return [tuple(self.participants_of(index)) for index in range(num_rounds)]
 
+    @property
+    def knows_schedule(self) -> bool:
+        """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
+        return not self.selection.depends_on_past
+
     def describe(self) -> list[str]:
         """What one should know before training starts, line by line."""
         rounds = self.trainer.max_epochs or 0
@@ -189,6 +194,6 @@ class SplitMethod(Sides):
         ]
 
     def _who(self, rounds: int) -> str:
-        if self.selection.depends_on_past:
+        if not self.knows_schedule:
             return f"chosen by {type(self.selection).__name__} as training goes on, so without a fingerprint"
         return f"fingerprint {schedule_fingerprint(self.schedule(rounds))}"

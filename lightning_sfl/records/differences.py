@@ -63,18 +63,19 @@ def dynamics(rows: Sequence[Row]) -> list[str]:
 
 
 def clusters(values: Mapping[str, float | None]) -> list[tuple[float | None, list[str]]]:
-    """Labels with values that are alike, largest value first, labels without a value last."""
+    """Labels with values that are alike and the middle one of these, largest first; labels without a value last."""
     known = sorted(((v, label) for label, v in values.items() if v is not None), key=lambda pair: -pair[0])
-    found: list[tuple[float | None, list[str]]] = []
+    alike: list[dict[str, float]] = []
     for value, label in known:
-        head = found[-1][0] if found else None
+        head = next(iter(alike[-1].values())) if alike else None
         if head is not None and abs(head - value) <= TOLERANCE * abs(head):
-            found[-1][1].append(label)
+            alike[-1][label] = value
         else:
-            found.append((value, [label]))
+            alike.append({label: value})
     order = list(values)
-    for _, labels in found:
-        labels.sort(key=order.index)
+    found: list[tuple[float | None, list[str]]] = [
+        (list(members.values())[len(members) // 2], sorted(members, key=order.index)) for members in alike
+    ]
     lacking = [label for label, value in values.items() if value is None]
     return [*found, (None, lacking)] if lacking else found
 
