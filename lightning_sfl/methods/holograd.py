@@ -28,11 +28,11 @@ from lightning_sfl.core.holograd.coordinator import Coordinator, Recipe, Topolog
 from lightning_sfl.core.holograd.directions import DirectionKind
 from lightning_sfl.core.holograd.projection import Projection, flat, unflat
 from lightning_sfl.core.holograd.robust import MEAN, Robust
-from lightning_sfl.core.holograd.synchronisation import Synchronisation, SyncLedger
 from lightning_sfl.core.holograd.synthesis import Message, Scale, synthesize, upload_bytes
 from lightning_sfl.core.rounds import Batch, Plan
 from lightning_sfl.core.state import buffers_of, load_state
 from lightning_sfl.core.stragglers import ALL, Stragglers
+from lightning_sfl.core.sync_ledger import Synchronisation, SyncLedger
 from lightning_sfl.methods.projecting import ProjectingMethod
 
 

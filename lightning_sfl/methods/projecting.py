@@ -14,10 +14,10 @@ from lightning_sfl.core.cut import num_bytes
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.holograd.directions import Directions
 from lightning_sfl.core.holograd.projection import Projection, chain_loss, flat, project_gradients, project_loss
-from lightning_sfl.core.holograd.synchronisation import SyncLedger
 from lightning_sfl.core.holograd.synthesis import upload_bytes
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.state import buffers_of
+from lightning_sfl.core.sync_ledger import SyncLedger
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.methods.module import Role
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 DirectionKind = Literal["random", "orthogonal"]
-BLOCK_NUMBERS = 1 << 22  # at most so many at a time, or one direction where that is longer
+BLOCK_NUMBERS = 1 << 23  # at most so many at a time, or one direction where that is longer
 
 
 def draw(seed: bytes, size: int) -> np.ndarray:
