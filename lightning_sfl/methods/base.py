@@ -133,8 +133,7 @@ class SplitMethod(Sides):
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
-        uploads = [self.upload(batch) for batch in batches]
-        self.download(self.serve(uploads))
+        self.download(self.serve(self.upload(batches)))
 
     def scalars(self) -> dict[str, float]:
         """What the method itself keeps count of, by tag; told at the end of every round."""
