@@ -41,7 +41,7 @@ class Engine(WatchedModule):
         super().__init__(backbone, cut_layer, **kwargs)
         require(client_engine in ("loop", "stacked"), "client_engine", client_engine, "loop or stacked")
         self.stacked = client_engine == "stacked"
-        why = f"loop: in {self.method_name} one client steps at a time"
+        why = f"loop, since in {self.method_name} one client steps at a time"
         require(not (self.stacked and self.one_at_a_time), "client_engine", client_engine, why)
 
     def cut(self, example: Tensor) -> None:
