@@ -21,7 +21,7 @@ from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.watched import WatchedModule
+from lightning_sfl.methods.own_norms import OwnNorms
 
 
 class ServerTurn(NamedTuple):
@@ -33,7 +33,7 @@ class ServerTurn(NamedTuple):
     half: nn.Module
 
 
-class Sides(WatchedModule):
+class Sides(OwnNorms):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     whole_on_client: ClassVar[bool] = False
@@ -52,6 +52,7 @@ class Sides(WatchedModule):
     def start_client(self, batch: Batch) -> None:
         """Load a client into its slot, when its first turn comes."""
         self.load_slot(batch.slot)
+        self.give_own(batch.slot, batch.client_id)
         self.receive_weights(batch.slot)
         half, private = self.slots[batch.slot], self.private_server(batch.slot)
         self.emit(events.ClientStart, batch.slot, batch.client_id, half, private)
@@ -143,10 +144,6 @@ class Sides(WatchedModule):
     def owned_bytes(self) -> int:
         """Bytes of the weights that a client receives, and sends, in a round."""
         return sum(map(state_bytes, self.owned(0)))
-
-    def private_server(self, slot: int) -> nn.Module | None:
-        """The slot's own server copy, where the method keeps copies."""
-        return self.server_slots[slot] if self.server_copies else None
 
     def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
         """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
