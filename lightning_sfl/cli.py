@@ -13,6 +13,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_sfl.backbones
 import lightning_sfl.methods  # noqa: F401
@@ -170,10 +171,10 @@ class SFLCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the results are."""
-        folder = self.trainer.log_dir
-        if folder is not None:
-            click.echo(f"records, checkpoints and config: {shown(folder)}")
-            click.echo(f"curves: tensorboard --logdir {shown(self.trainer.default_root_dir)}")
+        root = self.trainer.default_root_dir
+        click.echo(f"records, checkpoints and config: {shown(self.trainer.log_dir or root)}")
+        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+            click.echo(f"curves: tensorboard --logdir {shown(root)}")
 
     # --- commands ---------------------------------------------------------------------------------------------------
 

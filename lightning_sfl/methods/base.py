@@ -156,6 +156,7 @@ class SplitMethod(Sides):
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
             self.send_weights(slot)
+            self.keep_own(slot, client)
             self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
 
     def send_weights(self, slot: int) -> None:

@@ -19,6 +19,7 @@ class Centralized(SplitMethod):
 
     name = "centralized"
     one_at_a_time = True
+    why_not_local = "there are no clients"
 
     @property
     def num_slots(self) -> int:

@@ -13,10 +13,10 @@ from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.stacked import Stacked, why_not
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.watched import WatchedModule
+from lightning_sfl.methods.own_norms import OwnNorms
 
 
-class Engine(WatchedModule):
+class Engine(OwnNorms):
     """Forward passes of client halves and of server halves; what a step makes of them is in `Sides`.
 
     Args:
@@ -87,10 +87,6 @@ class Engine(WatchedModule):
         """The server half of the first upload's slot on the joined data of all of them."""
         logits: Tensor = self.server_of(uploads[0].slot)(cloned(received))
         return logits
-
-    def private_server(self, slot: int) -> nn.Module | None:
-        """The slot's own server copy, where the method keeps copies."""
-        return self.server_slots[slot] if self.server_copies else None
 
     def draw_from(self, side: Role, turn: Batch | Upload) -> None:
         """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""

@@ -51,6 +51,7 @@ class Sides(Engine):
     def start_client(self, batch: Batch) -> None:
         """Load a client into its slot, when its first turn comes."""
         self.load_slot(batch.slot)
+        self.give_own(batch.slot, batch.client_id)
         self.receive_weights(batch.slot)
         half, private = self.slots[batch.slot], self.private_server(batch.slot)
         self.emit(events.ClientStart, batch.slot, batch.client_id, half, private)

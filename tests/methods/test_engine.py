@@ -56,7 +56,7 @@ def test_v1_is_fedavg_bit_for_bit_when_both_are_stacked() -> None:
 
 @pytest.mark.parametrize("cls", ALONE)
 def test_where_one_client_steps_at_a_time_there_is_nothing_to_stack(cls: type[SplitMethod]) -> None:
-    with pytest.raises(ConfigError, match="loop, since in .* one client steps at a time"):
+    with pytest.raises(ConfigError, match=r"loop, since in .* one client steps at a time"):
         build(cls, client_engine="stacked")
 
 
