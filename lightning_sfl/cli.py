@@ -29,9 +29,10 @@ from lightning_sfl.console import fail, quiet_warnings, shown
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.monitors import check_modes, check_monitors
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
-from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
+from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, Kept, run_loggers
 
 ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
 fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
@@ -106,6 +107,7 @@ class SFLCLI(LightningCLI):
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
         check_trainer(settings.trainer)
+        check_modes(settings.trainer.callbacks)
         check_arguments(FederatedData, settings.data, "data")
         check_nulls(settings)
         unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
@@ -127,6 +129,8 @@ class SFLCLI(LightningCLI):
             rehearse(self.model, self.datamodule, rounds)
             check_checkpoint(self.model, self.checkpoint(), rounds)
             if rounds:
+                given = self.trainer.callbacks  # type: ignore[attr-defined]
+                check_monitors(self.model, self.datamodule.eval_set, [c for c in given if not isinstance(c, Kept)])
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -212,6 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(one_line(error))
     except SFLError as error:
         fail(one_line(error), code=1)
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):  # that a class of the user's should give
+            raise
+        fail(one_line(error))
     except KeyboardInterrupt:
         fail(INTERRUPTED, code=130)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, after it has shut down what was running
