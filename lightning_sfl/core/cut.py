@@ -107,7 +107,7 @@ def join(uploads: Sequence[Upload]) -> Smashed:
     """Received data of several uploads as one batch, in this order; its parts are fresh leaves that want gradients."""
     first = uploads[0].received
     columns = zip(*(parts(upload.received) for upload in uploads), strict=True)
-    joined = [torch.cat(column) if len(column) > 1 else column[0] for column in columns]
+    joined = [torch.cat(column) if len(column) > 1 else column[0].clone() for column in columns]
     return like(first, [part.detach().requires_grad_() for part in joined])
 
 
@@ -145,5 +145,5 @@ def rows_of(uploads: Sequence[Upload]) -> int:
 
 
 def cloned(received: Smashed) -> Smashed:
-    """Copies for the server half: an in-place operation right behind the cut must meet neither a leaf nor an upload."""
+    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
     return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()
