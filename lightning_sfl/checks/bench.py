@@ -89,8 +89,8 @@ class Bench:
             "client_scheduler": client_scheduler if client_optimizer else server_scheduler,
             "server_optimizer": server_optimizer or client_optimizer,
             "server_scheduler": server_scheduler if server_optimizer else client_scheduler,
-            "weighting": own.weighting, "bn_buffers": own.bn_buffers, "client_order": own.client_order,
-            "seed": own.seed, **self.small, **options,
+            "weighting": own.weighting, "bn_buffers": own.bn_buffers.replace("local", "average"),
+            "client_order": own.client_order, "seed": own.seed, **self.small, **options,
         }  # fmt: skip
         return cls(own.backbone[0], own.cut_layer, **{k: v for k, v in shared.items() if k not in fixed})
 

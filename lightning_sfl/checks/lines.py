@@ -21,6 +21,7 @@ CHECKS = (
     Check("bytes", "bytes counted and sizes of the tensors moved", own.traffic),
     Check("resume", "a run stopped, saved, built anew and resumed, and one that went through", running.resume),
     Check("callbacks", "a run with all callbacks and loggers, and without any", running.watching),
+    Check("engine", "clients of a step run in one stroke, and one after another", running.engine),
     Check("evaluation", "a run that is validated, and one that is not", running.judging),
     Check("finite", "training stops before a NaN reaches the weights", running.finite_guard),
     Check("relabelling", "clients under each other's numbers", running.relabelled),

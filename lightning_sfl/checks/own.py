@@ -18,6 +18,7 @@ from lightning_sfl.checks.surroundings import refusals_are_reasons
 from lightning_sfl.core.cut import Upload, cloned, num_bytes, parts, state_bytes
 from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, CutGradient, RoundEnd
 from lightning_sfl.core.randomness import seed_torch
+from lightning_sfl.core.rounds import Batch
 from lightning_sfl.measures.cut_scale import effective_denominator
 from lightning_sfl.methods.base import SplitMethod
 
@@ -99,9 +100,9 @@ def uploads_of(method: SplitMethod) -> list[Upload]:
     made: list[Upload] = []
     own = method.upload
 
-    def noted(batch: Any) -> Upload:
-        made.append(own(batch))
-        return made[-1]
+    def noted(batches: Sequence[Batch]) -> list[Upload]:
+        made.extend(sent := own(batches))
+        return sent
 
     method.upload = noted  # type: ignore[method-assign]
     return made

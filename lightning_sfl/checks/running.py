@@ -58,6 +58,13 @@ def watching(bench: Bench) -> Measured:
     return bits(watched, bench.alone)
 
 
+def engine(bench: Bench) -> Measured:
+    """Clients of a step in one stroke, against one after another."""
+    bench.need(bench.method.stacked, "client_engine is loop, which runs them one after another")
+    found = [bench.exact(bench.new(client_engine=way), None, 2) for way in ("stacked", "loop")]
+    return Measured(furthest(*found), bench.rounding)
+
+
 def judging(bench: Bench) -> Measured:
     """Validation after every round, and once more at the end: weights, buffers and torch's generator."""
     method = bench.fit(bench.new(), rounds=2, limit_val_batches=1.0)

@@ -107,12 +107,15 @@ def join(uploads: Sequence[Upload]) -> Smashed:
     """Received data of several uploads as one batch, in this order; its parts are fresh leaves that want gradients."""
     first = uploads[0].received
     columns = zip(*(parts(upload.received) for upload in uploads), strict=True)
-    joined = [torch.cat(column) if len(column) > 1 else column[0].clone() for column in columns]
+    joined = [torch.cat(column) if len(column) > 1 else column[0] for column in columns]
     return like(first, [part.detach().requires_grad_() for part in joined])
 
 
 def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> list[Reply]:
     """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled."""
+    if len(uploads) == 1:
+        gradient = tuple(map(_gradient_of, parts(received)))
+        return [Reply(uploads[0], gradient, gradient, logits.detach(), logits.grad if logits.retains_grad else None)]
     sizes = [upload.num_rows for upload in uploads]
     columns = [_gradient_of(part).split(sizes) for part in parts(received)]
     rows = list(zip(*columns, strict=True))
@@ -142,5 +145,5 @@ def rows_of(uploads: Sequence[Upload]) -> int:
 
 
 def cloned(received: Smashed) -> Smashed:
-    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
+    """Copies for the server half: an in-place operation right behind the cut must meet neither a leaf nor an upload."""
     return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()

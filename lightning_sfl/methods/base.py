@@ -133,8 +133,7 @@ class SplitMethod(Sides):
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
-        uploads = [self.upload(batch) for batch in batches]
-        self.download(self.serve(uploads))
+        self.download(self.serve(self.upload(batches)))
 
     def scalars(self) -> dict[str, float]:
         """What the method itself keeps count of, by tag; told at the end of every round."""
@@ -157,6 +156,7 @@ class SplitMethod(Sides):
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
             self.send_weights(slot)
+            self.keep_own(slot, client)
             self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
 
     def send_weights(self, slot: int) -> None:

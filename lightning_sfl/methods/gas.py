@@ -131,7 +131,7 @@ class GAS(AsynchronousMethod):
 
     def memory(self) -> dict[str, Any]:
         if self.buffer is None:
-            return {}
+            return super().memory()
         return {**super().memory(), "buffer": self.buffer.state(), "progress": vars(self.progress)}
 
     def recall(self, memory: dict[str, Any]) -> None:

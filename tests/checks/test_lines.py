@@ -66,7 +66,7 @@ def test_nothing_fails_for_the_methods_that_come_along(cls: type[SplitMethod]) -
 def test_lines_that_apply_to_minibatch_sfl() -> None:
     """All but the fingerprints, as these data were not dealt by a partition."""
     found = states(findings(bench(MiniBatchSFL)))
-    assert found == {**dict.fromkeys(NAMES, "ok"), "fingerprints": "not applicable"}
+    assert found == {**dict.fromkeys(NAMES, "ok"), **dict.fromkeys(("engine", "fingerprints"), "not applicable")}
 
 
 def rich() -> nn.Module:
@@ -78,13 +78,24 @@ def test_layers_that_draw_or_couple_rows_leave_three_lines_without_meaning(cls: 
     found = findings(bench(cls, rich))
     assert failed(found) == set()
     left = {name for name, state in states(found).items() if state == "not applicable"}
-    assert left == {"joint_step", "denominator", "relabelling", "fingerprints"}
+    assert left == {"joint_step", "denominator", "relabelling", "engine", "fingerprints"}
     assert "batch normalisation" in found["joint_step"].reason
 
 
 def test_two_tensors_may_cross() -> None:
     found = findings(bench(MiniBatchSFL, forked, "lower"))
-    assert states(found) == {**dict.fromkeys(NAMES, "ok"), "fingerprints": "not applicable"}
+    expected = {**dict.fromkeys(NAMES, "ok"), **dict.fromkeys(("engine", "fingerprints"), "not applicable")}
+    assert states(found) == expected
+
+
+def test_clients_in_one_stroke_are_clients_one_after_another() -> None:
+    found = findings(bench(MiniBatchSFL, client_engine="stacked"))
+    assert failed(found) == set()
+    assert found["engine"].state == "ok"
+
+
+def test_own_batch_norm_layers_of_the_clients_are_no_failure() -> None:
+    assert failed(findings(bench(SFL, rich, bn_buffers="local"))) == set()
 
 
 def test_the_denominators_are_told() -> None:
