@@ -181,6 +181,10 @@ class SplitMethod(Sides):
         """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
         return not self.selection.depends_on_past
 
+    def departures(self) -> dict[str, str]:
+        """Lines of `train.py check` that do not hold for this method by design -> why."""
+        return {}
+
     def describe(self) -> list[str]:
         """What one should know before training starts, line by line."""
         rounds = self.trainer.max_epochs or 0
