@@ -25,6 +25,7 @@ from lightning_sfl.methods.module import Role
 class ProjectingMethod(SplitMethod):
     """One step of the server optimizer a round moves both halves; all of a client's rows make its one gradient."""
 
+    why_not_local = "clients send scalars and keep no weights"
     server_copies = True
     whole_on_client = True
     ledger: SyncLedger
@@ -86,9 +87,8 @@ class ProjectingMethod(SplitMethod):
             self.draw_from(sides[half], batch)
 
         with torch.no_grad():
-            smashed = self.forward_client(batch, x)
-            draw(1)
-            self.observed_loss(halves[1](smashed), labels, [batch.client_id], "client")
+            (logits,) = self.forward_privates([batch], self.forward_clients([batch], [x]))
+            self.observed_loss(logits, labels, [batch.client_id], "client")
         at = chain_loss(halves, x, lambda logits: self.loss(logits, labels), draw)
         return project_loss(at, self.parameters_at(batch), directions, self.projection)
 
