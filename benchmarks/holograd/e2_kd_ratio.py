@@ -90,7 +90,7 @@ def progress(rows: Sequence[Row], setting: Setting) -> dict[int, list[float]]:
     """K -> share of the exact run's steps, one for each seed."""
     found = {}
     for k in setting.sizes.counts:
-        pairs = [(where(rows, part="train", seed=s, K=n)[0]["curve"] for n in (k, 0)) for s in setting.seeds]
+        pairs = [[where(rows, part="train", seed=s, K=n)[0]["curve"] for n in (k, 0)] for s in setting.seeds]
         found[k] = [share_of_steps(*pair) for pair in pairs]
     return found
 
