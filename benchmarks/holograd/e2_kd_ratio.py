@@ -143,7 +143,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         widths = [effective(k, v) for k, v in shares.items()]
         condition = (
             "cos = sqrt(K/(K+D-1)) holds and concentrates; that K/D must reach .01 does not: progress per step grows "
-            f"smoothly, as K/(K+d_eff) with d_eff {min(widths):.0f} to {max(widths):.0f} where D is {size}, without a jump"
+            f"smoothly, as K/(K+d_eff) with d_eff {min(widths):.0f} to {max(widths):.0f} where D={size}, without jumps"
         )
     return [Claim(1, "cos(estimate, g) = sqrt(K/D), so K/D >= .01 is needed.", verdict, condition, figures)]  # type: ignore[arg-type]
 
