@@ -30,6 +30,7 @@ def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
         "bytes_per_sample": cut.bytes_per_sample,
         "client_parameters": cut.client_parameters,
         "server_parameters": cut.server_parameters,
+        "dynamics": vars(module.dynamics),
         "device": module.device.type,
         "threads": torch.get_num_threads(),
         "versions": {

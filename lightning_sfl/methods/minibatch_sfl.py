@@ -12,12 +12,11 @@ Evaluation", arXiv 2308.11953 (2023), equation 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
-from lightning_sfl.core.cut import Reply, Upload
+from lightning_sfl.core.cut import Reply, Upload, scaled
 from lightning_sfl.core.errors import require
 from lightning_sfl.methods.base import SplitMethod
 
@@ -52,10 +51,4 @@ class MiniBatchSFL(SplitMethod):
         if self.client_gradient_scale == "concat_mean" or len(uploads) == 1:
             return answers
         joint_rows = sum(upload.num_rows for upload in uploads)
-        return [own_mean(answer, joint_rows) for answer in answers]
-
-
-def own_mean(answer: Reply, joint_rows: int) -> Reply:
-    """A slice of the joint mean's gradient, rescaled to the mean over the client's own rows."""
-    factor = joint_rows / answer.upload.num_rows
-    return replace(answer, sent=tuple(part * factor for part in answer.raw))
+        return [scaled(answer, joint_rows / answer.upload.num_rows) for answer in answers]
