@@ -37,10 +37,10 @@ class MatchedSides(Sides):
         self, backbone: nn.Module, cut_layer: str, *, dynamics: Dynamics = AS_PUBLISHED, **kwargs: Any
     ) -> None:
         super().__init__(backbone, cut_layer, **kwargs)
-        for key in ("client_scale", "server_steps"):
-            value = getattr(dynamics, key)
-            why = f"null: in {type(self).__name__} no server answers uploads, so there is nothing to match"
-            require(value is None or self.answers_uploads, f"dynamics.{key}", value, why)
+        for key, left in (("client_scale", "method"), ("server_steps", 0)):
+            why = f"{left}: in {type(self).__name__} no server answers uploads, so there is nothing to match"
+            value = dynamics.matched.get(key, left)
+            require(value == left or self.answers_uploads, f"dynamics.{key}", value, why)
         self.dynamics = dynamics
         self.groups: ServerGroups | None = None
         self.sweep_rows: dict[int, int] = {}
@@ -64,7 +64,7 @@ class MatchedSides(Sides):
     def match(self, plan: Plan) -> None:
         """Divide the uploads of the round that begins, and count the rows of its sweeps."""
         steps = self.dynamics.server_steps
-        self.groups = None if steps is None else ServerGroups(self.uploads_ahead(plan), steps)
+        self.groups = ServerGroups(self.uploads_ahead(plan), steps) if steps else None
         self.sweep_rows = plan.sweep_rows() if self.dynamics.client_scale == "joint" else {}
 
     def uploads_ahead(self, plan: Plan) -> dict[int, int]:
@@ -127,7 +127,7 @@ class MatchedSides(Sides):
 
     def rescaled(self, answer: Reply) -> Reply:
         """The reply at the scale that was asked for."""
-        if self.dynamics.client_scale is None:
+        if self.dynamics.client_scale == "method":
             return answer
         own = self.dynamics.client_scale == "own"
         return averaged_over(answer, answer.upload.num_rows if own else self.joint_rows(answer.upload))

@@ -76,9 +76,12 @@ def test_fewer_uploads_than_steps_are_counted() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"client_scale": "mean"}, "dynamics.client_scale='mean' is not allowed: one of own, joint, or null"),
-        ({"server_steps": 0}, "dynamics.server_steps=0 is not allowed: an integer >= 1, or null"),
-        ({"start": "fresh"}, "dynamics.start='fresh' is not allowed: merged, or null"),
+        ({"client_scale": "mean"}, "dynamics.client_scale='mean' is not allowed: one of method, own, joint"),
+        (
+            {"server_steps": -1},
+            "dynamics.server_steps=-1 is not allowed: an integer >= 1, or 0 for as many as the method takes",
+        ),
+        ({"start": "fresh"}, "dynamics.start='fresh' is not allowed: one of method, merged"),
     ],
 )
 def test_wrong_values_are_refused(options: dict[str, object], named: str) -> None:

@@ -284,8 +284,9 @@ def test_methods_without_a_server_refuse_in_one_line(cls: type[SplitMethod], mat
     with pytest.raises(ConfigError) as refusal:
         build(cls, dynamics=Dynamics(**matched))
     ((key, value),) = matched.items()
+    left = getattr(Dynamics(), key)
     assert str(refusal.value) == (
-        f"dynamics.{key}={value!r} is not allowed: null: in {cls.__name__} no server answers uploads, "
+        f"dynamics.{key}={value!r} is not allowed: {left}: in {cls.__name__} no server answers uploads, "
         "so there is nothing to match"
     )
 
