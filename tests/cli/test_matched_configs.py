@@ -8,20 +8,25 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import Tensor
 
+import lightning_sfl.methods
 from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.records.compare import compare
 from lightning_sfl.records.forms import as_text
 from lightning_sfl.sweep_plan import Sweep, read_sweep
 from tests.cli.terminal import SFL, SMALL, Terminal
+from tests.tiny import build, differing, fit, network, rows, whole
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "--config=configs/experiments/demo.yaml"
 ENOUGH = [*SMALL, "--data.source.rows=300", "--model.local_steps=5"]
 COPIES = {"SFLV1": 2, "MultiSFL": 2}
 ARMS = ("dynamics_published", "matched_scale", "matched_start", "matched_steps", "matched_all")
-GRID: list[Any] = yaml.safe_load((ROOT / "configs/experiments/dynamics_digits.yaml").read_text())["grid"]["model"]
-METHODS = [entry if isinstance(entry, str) else entry["model"] for entry in GRID]
+GRID: list[Any] = yaml.safe_load((ROOT / "configs/experiments/dynamics_digits.yaml").read_text())["grid"]["run"]
+TRAINED = [(entry["model"], Path(entry["config"]).stem) for entry in GRID]
+METHODS = list(dict.fromkeys(method for method, _ in TRAINED))
+LEFT_OUT = [(method, arm) for method in METHODS for arm in ARMS if (method, arm) not in TRAINED]
 
 
 def trained(terminal: Terminal, method: str, arm: str, *more: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,10 +72,25 @@ def test_an_overlay_matches_what_it_says(method: str, arm: str, terminal: Termin
 @pytest.mark.parametrize("name", ["dynamics_digits", "dynamics_mnist"])
 def test_the_sweeps_cross_methods_and_arms(name: str) -> None:
     sweep = Sweep(**read_sweep(str(ROOT / f"configs/experiments/{name}.yaml")))
-    assert [Path(path).stem for path in sweep.grid["config"]] == list(ARMS)
+    assert sweep.grid["run"] == GRID
     points = sweep.points()
-    assert len({point.name for point in points}) == len(points) == len(METHODS) * len(ARMS) * len(sweep.seeds)
+    assert len({point.name for point in points}) == len(points) == len(TRAINED) * len(sweep.seeds)
     assert len(sweep.seeds) >= 3
+    assert [method for method, arm in TRAINED if arm == "dynamics_published"] == METHODS
+
+
+@pytest.mark.parametrize(("method", "arm"), LEFT_OUT)
+def test_arms_that_the_sweeps_leave_out_change_nothing(method: str, arm: str) -> None:
+    """Five local steps for everybody, as there; clients of equal and of unequal size."""
+    settings = yaml.safe_load((ROOT / f"configs/experiments/{arm}.yaml").read_text())
+    cls = getattr(lightning_sfl.methods, method)
+    for sizes in ((8, 8, 8), (5, 4, 9)):
+
+        def run(dynamics: Dynamics, sizes: tuple[int, ...] = sizes) -> dict[str, Tensor]:
+            options = {"batch_size": 4, "local_steps": 5, "dynamics": dynamics}
+            return whole(fit(build(cls, network(norm=True), **options), rows(sizes), 3))
+
+        assert differing(run(Dynamics(**settings["model"]["init_args"]["dynamics"])), run(Dynamics())) == []
 
 
 def test_compare_tells_what_was_matched(terminal: Terminal) -> None:
