@@ -40,6 +40,8 @@ class AsynchronousMethod(SplitMethod):
         kwargs: options of `SplitMethod`.
     """
 
+    one_at_a_time = True
+
     def __init__(
         self,
         backbone: nn.Module,

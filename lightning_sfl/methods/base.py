@@ -133,8 +133,7 @@ class SplitMethod(Sides):
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
-        uploads = [self.upload(batch) for batch in batches]
-        self.download(self.serve(uploads))
+        self.download(self.serve(self.upload(batches)))
 
     def scalars(self) -> dict[str, float]:
         """What the method itself keeps count of, by tag; told at the end of every round."""
@@ -181,6 +180,10 @@ class SplitMethod(Sides):
     def knows_schedule(self) -> bool:
         """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
         return not self.selection.depends_on_past
+
+    def departures(self) -> dict[str, str]:
+        """Lines of `train.py check` that do not hold for this method by design -> why."""
+        return {}
 
     def describe(self) -> list[str]:
         """What one should know before training starts, line by line."""
