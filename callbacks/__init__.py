@@ -19,10 +19,12 @@ else:
     from lightning_sfl.callbacks.cosine_alignment import CosineAlignment
     from lightning_sfl.callbacks.cut_scale import CutScale
     from lightning_sfl.callbacks.drift import Drift
+    from lightning_sfl.callbacks.estimate_quality import EstimateQuality
     from lightning_sfl.callbacks.first_screen import FirstScreen
     from lightning_sfl.callbacks.gradient_divergence import GradientDivergence
     from lightning_sfl.callbacks.initial_distance import InitialDistance
     from lightning_sfl.callbacks.progress import RoundProgress
+    from lightning_sfl.callbacks.proof_check import ProofCheck
     from lightning_sfl.callbacks.round_record import RoundRecord
     from lightning_sfl.callbacks.stop_at import StopAt
     from lightning_sfl.callbacks.traffic import Traffic
@@ -34,9 +36,11 @@ else:
         "CosineAlignment",
         "CutScale",
         "Drift",
+        "EstimateQuality",
         "FirstScreen",
         "GradientDivergence",
         "InitialDistance",
+        "ProofCheck",
         "RoundProgress",
         "RoundRecord",
         "StopAt",
