@@ -65,9 +65,7 @@ class CutScale(Watcher):
     @torch.no_grad()
     def _work_through(self) -> None:
         steps = [self.pending[a:b] for a, b in pairwise([0, *self.steps, len(self.pending)]) if a < b]
-        alike = len({_form(event) for event in self.pending}) == 1
-        groups = [steps] if alike else [[step] for step in steps]
-        self.sums += [sums for group in groups for sums in _sums(group)]
+        self.sums += _sums_by_form(steps)
         self.pending, self.steps, self.pending_size = [], [], 0
 
     @torch.no_grad()
@@ -101,41 +99,44 @@ def _form(event: CutGradient) -> tuple[torch.Size, ...]:
     return (event.logits.shape[1:], event.labels.shape[1:], *(part.shape[1:] for part in event.raw))
 
 
-def _sums(steps: Sequence[Sequence[CutGradient]]) -> list[Tensor]:
-    """Per message: norms, squares and rows; squares sent and of their sources; residuals, gradients, own predictions.
+def _sums_by_form(steps: Sequence[Sequence[CutGradient]]) -> list[Tensor]:
+    """Sums of all messages in their order, computed together where they are alike: all, those of a step, or none."""
+    forms = [{_form(event) for event in step} for step in steps]
+    if len(set().union(*forms)) == 1:
+        return [_sums(steps)]
+    parts = ([step] if len(form) == 1 else [[event] for event in step] for step, form in zip(steps, forms, strict=True))
+    return [_sums([part]) for groups in parts for part in groups]
 
-    The messages of a step may be unlike each other in shape, in which case there is one step only.
+
+def _sums(steps: Sequence[Sequence[CutGradient]]) -> Tensor:
+    """Per message: norms, squares, rows; squares of what was sent and of its sources; residuals, gradients, own
+    predictions.
     """
     events = [event for step in steps for event in step]
-    if len({_form(event) for event in events}) > 1:
-        return [sums for event in events for sums in _sums([[event]])]
-    lengths = torch.tensor([len(event.raw[0]) for event in events])
+    lengths = torch.tensor([event.raw[0].shape[0] for event in events])
     logits, gradients, labels = (
         torch.cat([getattr(event, name) for event in events]) for name in ("logits", "logits_gradient", "labels")
     )
-    predicted = torch.stack(residuals(logits, gradients, labels), dim=1).view(len(logits), -1, 3).sum(1)
+    errors, slopes, counted = (column.view(len(logits), -1).sum(1) for column in residuals(logits, gradients, labels))
     raw = _part_norms([event.raw for event in events])
     whole = raw[0] if len(raw) == 1 else row_norms([part[:, None] for part in raw])
     squares = whole.square()
-    unchanged = all(sent is part for event in events for sent, part in zip(event.sent, event.raw, strict=True))
+    unchanged = all(event.sent is event.raw for event in events)
     sent, source = (squares, squares) if unchanged else _changed(steps, raw)
-    columns = torch.stack([whole, squares, torch.ones_like(whole), sent, source, *predicted.unbind(1)], dim=1)
+    columns = torch.stack([whole, squares, torch.ones_like(whole), sent, source, errors, slopes, counted], dim=1)
     groups = torch.arange(len(events)).repeat_interleave(lengths).to(columns.device)
     total = columns.new_zeros(len(events), columns.shape[1]).index_add_(0, groups, columns)
-    total[:, -1] *= total.new_tensor([event.rows / len(event.logits) for event in events])
-    return [total]
+    total[:, -1] *= total.new_tensor([event.rows / event.logits.shape[0] for event in events])
+    return total
 
 
 def _changed(steps: Sequence[Sequence[CutGradient]], raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Squared norms of the rows that were sent, and of the rows that they were before, wherever these stood."""
-    events = [event for step in steps for event in step]
-    lengths = [sum(len(event.raw[0]) for event in step) for step in steps]
-    sent = _part_norms([event.sent for event in events])
-    tolerance = max(1e-5, 2 * torch.finfo(events[0].sent[0].dtype).eps)
-    sources = [
-        torch.cat([source_norms(*pair, tolerance) for pair in zip(old.split(lengths), new.split(lengths), strict=True)])
-        for old, new in zip(raw, sent, strict=True)
-    ]
+    sent = _part_norms([event.sent for step in steps for event in step])
+    lengths = torch.tensor([sum(event.raw[0].shape[0] for event in step) for step in steps])
+    places = torch.arange(len(steps)).repeat_interleave(lengths).to(sent[0].device)
+    tolerance = max(1e-5, 2 * torch.finfo(steps[0][0].sent[0].dtype).eps)
+    sources = [source_norms(old, new, places, tolerance) for old, new in zip(raw, sent, strict=True)]
     return _sum_of_squares(sent), _sum_of_squares(sources)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -78,17 +77,27 @@ def row_norms(parts: Sequence[Tensor]) -> Tensor:
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
-def source_norms(raw: Tensor, sent: Tensor, tolerance: float = 1e-5) -> Tensor:
-    """Norms that the sent rows of one step had before they were sent, (rows,), from the norms of all its rows.
+def source_norms(raw: Tensor, sent: Tensor, steps: Tensor, tolerance: float = 1e-5) -> Tensor:
+    """Norms that the sent rows had before they were sent, from the norms before and after, all (rows,).
 
-    Where the sent norms are the raw ones times one factor, in any order, rows have changed places between clients and
-    the factor is everyone's; otherwise each row is taken to come from its own place. A client's gain would mix the
-    norms of its rows with those of others, were they compared place by place.
+    Where the sent norms of a step are the raw ones times one factor, in any order, rows have changed places between
+    clients and the factor is everyone's; otherwise each row is taken to come from its own place. A client's gain would
+    mix the norms of its rows with those of others, were they compared place by place. steps: (rows,) from 0 on.
     """
-    factor = sent.norm() / raw.norm()
-    close = partial(torch.isclose, rtol=tolerance, atol=0)
-    exchanged = close(sent.sort().values, factor * raw.sort().values).all() & ~close(sent, factor * raw).all()
-    return torch.where(exchanged, sent / factor, raw)
+    count = int(steps.max()) + 1
+    factors = _ratio(*(raw.new_zeros(count).index_add_(0, steps, norms.square()) for norms in (sent, raw))).sqrt()[
+        steps
+    ]
+    pairs = ((sent, factors * raw), (_sorted_within(sent, steps), factors * _sorted_within(raw, steps)))
+    off = [~torch.isclose(one, other, rtol=tolerance, atol=0) for one, other in pairs]
+    in_place, exchanged = (raw.new_zeros(count).index_add_(0, steps, each.to(raw)) == 0 for each in off)
+    return torch.where((exchanged & ~in_place)[steps], sent / factors, raw)
+
+
+def _sorted_within(values: Tensor, steps: Tensor) -> Tensor:
+    """Values in ascending order step by step; `steps` ascends."""
+    order = values.argsort()
+    return values[order[steps[order].argsort(stable=True)]]
 
 
 def scale_ratio(scales: Sequence[float]) -> float:

@@ -74,13 +74,22 @@ def test_scales_of_messages() -> None:
 
 def test_rows_that_changed_places_keep_their_own_norms() -> None:
     draw = torch.Generator().manual_seed(3)
-    raw = torch.rand(9, generator=draw).double()
-    order = torch.randperm(9, generator=draw)
-    assert source_norms(raw, 3 * raw[order]).tolist() == pytest.approx(raw[order].tolist())
-    assert source_norms(raw, 3 * raw).tolist() == pytest.approx(raw.tolist())
-    blended = raw * torch.tensor([1.0, 1, 1, 2, 2, 2, 1, 1, 1])
-    assert torch.equal(source_norms(raw, blended), raw)
-    assert torch.equal(source_norms(torch.zeros(3), torch.ones(3)), torch.zeros(3))
+    raw, order = torch.rand(9, generator=draw).double(), torch.randperm(9, generator=draw)
+    one = torch.zeros(9, dtype=torch.long)
+    assert source_norms(raw, 3 * raw[order], one).tolist() == pytest.approx(raw[order].tolist())
+    assert torch.equal(source_norms(raw, 3 * raw, one), raw)
+    own = torch.tensor([1.0, 1, 1, 2, 2, 2, 1, 1, 1])
+    assert torch.equal(source_norms(raw, raw * own, one), raw)
+    assert torch.equal(source_norms(torch.zeros(9), torch.ones(9), one), torch.zeros(9))
+
+
+def test_rows_change_places_within_a_step_only() -> None:
+    raw = torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64)
+    steps = torch.tensor([0, 0, 0, 1, 1, 1])
+    within = torch.tensor([3.0, 1, 2, 8, 12, 10]).double()
+    assert source_norms(raw, within, steps).tolist() == [3, 1, 2, 4, 6, 5]
+    across = torch.tensor([4.0, 2, 3, 1, 5, 6]).double()
+    assert torch.equal(source_norms(raw, across, steps), raw)
 
 
 def test_row_norms_join_the_parts_of_a_cut() -> None:
