@@ -75,8 +75,9 @@ class SFLCLI(LightningCLI):
         """One seed for data and model, and a config key for each default callback."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
-        for key, callback in callbacks.DEFAULTS.items():
+        for key, callback in {**callbacks.DEFAULTS, **callbacks.OPTIONAL}.items():
             parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({f"{key}.every": 0 for key in callbacks.OPTIONAL})
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_argument(
             "--threads",
