@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_sfl.callbacks.probe_rows import ProbeSource, probe_of
+from lightning_sfl.callbacks.probe_rows import ProbeSource, check_source, probe_of
 from lightning_sfl.callbacks.rows import Room, copy_into
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import require
@@ -50,10 +50,15 @@ class GradientDissimilarity(Watcher):
         self.rooms: tuple[Room, Room] | None = None
         self.found: tuple[float, float] | None = None
 
+    def check(self, data: Any) -> None:
+        """There must be rows to probe with."""
+        if self.every:
+            check_source(data, self.source, "gradient_dissimilarity")
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: draw the probe, before any training."""
         if self.every and not self.idle:
-            self.rows = probe_of(pl_module, self.source, self.batches * self.batch_size, "gradient_dissimilarity")
+            self.rows = probe_of(pl_module, self.source, self.batches * self.batch_size)
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Note the one server half there is, if there is one."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.callbacks.probe_rows import ProbeSource, probe_of
+from lightning_sfl.callbacks.probe_rows import ProbeSource, check_source, probe_of
 from lightning_sfl.callbacks.rows import row_of
 from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
 from lightning_sfl.callbacks.visits import Visits
@@ -64,10 +64,15 @@ class ProbeAlignment(Watcher):
         self.own: dict[str, Tensor] = {}
         self.products: list[Tensor] = []
 
+    def check(self, data: Any) -> None:
+        """There must be rows to probe with."""
+        if self.every:
+            check_source(data, self.source, "probe_alignment")
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: draw the probe, before any training."""
         if self.every and not self.idle:
-            self.rows = probe_of(pl_module, self.source, self.max_rows, "probe_alignment")
+            self.rows = probe_of(pl_module, self.source, self.max_rows)
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Minus the gradients at the state the round starts from."""

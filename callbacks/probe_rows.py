@@ -13,10 +13,14 @@ from lightning_sfl.core.randomness import stream
 ProbeSource = Literal["val", "test"]
 
 
-def probe_of(module: Any, source: ProbeSource, max_rows: int | None, key: str) -> Population:
-    """One client with at most so many rows, which follow from the seed; `key`: of the watcher, for its errors."""
-    held_out = source == "test" or module.data.eval_set == "val"
+def check_source(data: Any, source: ProbeSource, key: str) -> None:
+    """Refuse to probe with held-out rows where the data show none; `key`: of the watcher."""
+    held_out = source == "test" or data.eval_set == "val"
     require(held_out, f"{key}.source", source, "test where data.eval_set is test: no rows are held out there")
+
+
+def probe_of(module: Any, source: ProbeSource, max_rows: int | None) -> Population:
+    """One client with at most so many rows, which follow from the seed."""
     loader = module.data.test_dataloader() if source == "test" else module.data.val_dataloader()
     batches = list(loader)
     x, y = (torch.cat([batch[place] for batch in batches]).to(module.device) for place in (0, 1))

@@ -127,6 +127,9 @@ class SFLCLI(LightningCLI):
             rehearse(self.model, self.datamodule, rounds)
             check_checkpoint(self.model, self.checkpoint(), rounds)
             if rounds:
+                for watcher in self.trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(watcher, callbacks.Watcher):
+                        watcher.check(self.datamodule)
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
