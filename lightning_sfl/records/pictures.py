@@ -201,12 +201,17 @@ def _canvas() -> tuple[Any, Axes]:
 
 
 def _svg(figure: Any, axes: Axes | None, name: str, title: str) -> str:
-    """The figure as an element that can stand in a page beside others: ids of its own, no prolog, no metadata."""
+    """The figure, with a legend below it, as `as_svg` has it."""
     if axes is not None:
         handles, labels = axes.get_legend_handles_labels()
         columns = 3 if max(map(len, labels)) <= 16 else 2 if max(map(len, labels)) <= 30 else 1
         figure.set_figheight(AXES_HEIGHT + LINE_HEIGHT * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside lower center", ncol=columns)
+    return as_svg(figure, name, title)
+
+
+def as_svg(figure: Any, name: str, title: str) -> str:
+    """The figure as an element that can stand in a page beside others: ids of its own, no prolog, no metadata."""
     written = io.StringIO()
     import matplotlib as mpl
 
