@@ -32,6 +32,16 @@ RULES: dict[str, Any] = {
     "legend.fontsize": 9,
 }
 
+# Name -> tag, title and caption of what only runs with an optional callback have recorded.
+_UPHILL = "1 - cosine with minus the gradient on held-out rows: 0 is downhill, above the line uphill."
+_ORACLE = "The oracle is the gradient on all clients' rows."
+ON_REQUEST = {
+    "probe_client": ("probe/B_client", "Mean client update against the probe", _UPHILL),
+    "probe_server": ("probe/B_server", "Move of the server half against the probe", _UPHILL),
+    "oracle_direction": ("oracle/client_D_cos", "Mean gradient against the oracle", f"1 - cosine. {_ORACLE}"),
+    "oracle_distance": ("oracle/client_G_rel", "Distance from the oracle", f"Squared, over its square. {_ORACLE}"),
+}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -81,6 +91,12 @@ def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
         "gdiv/client_rel",
         caption="Spread of the clients' gradients at one state, relative to their mean.",
     )
+    for name, (tag, title, caption) in ON_REQUEST.items():
+        yield from _lines(rows, name, title, tag, under=_line_at_one, caption=caption)
+
+
+def _line_at_one(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.axhline(1, color="#999999", linewidth=1)
 
 
 def _lines(
