@@ -234,9 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
-    for command, about in ABOUT_COMMANDS.items():
-        strict[command]["description"] = about
+    about = {command: {"description": text} for command, text in ABOUT_COMMANDS.items()}
+    strict: Any = {command: {"allow_abbrev": False, **about.get(command, {})} for command in SFLCLI.subcommands()}
     return SFLCLI(
         SplitMethod,
         FederatedData,
