@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from lightning_sfl.core.errors import nearest, require
+from lightning_sfl.trainer import Kept
 
 OURS = ("lightning", "lightning_sfl", "pytorch_lightning")
 BETTER = {"acc": "max", "loss": "min"}
@@ -41,7 +42,7 @@ def watches(class_path: str) -> bool:
 
 def check_monitors(method: Any, eval_set: str, callbacks: Iterable[Callback]) -> None:
     """Refuse metrics that nobody gives; where a class of the user's may give others, only training can tell."""
-    callbacks = list(callbacks)
+    callbacks = [callback for callback in callbacks if not isinstance(callback, Kept)]
     if any(type(each).__module__.partition(".")[0] not in OURS for each in (method, *callbacks)):
         return
     for callback in callbacks:

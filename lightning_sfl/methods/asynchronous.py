@@ -125,7 +125,7 @@ class AsynchronousMethod(SplitMethod):
         """A client begins, or goes on in another round from where it stands."""
         visit = self.visits.in_slot[slot]
         visit.rows, self.steps_taken[slot] = 0, 0
-        if not visit.loaded:
+        if not visit.loaded or self.starts_merged:
             self.load_slot(slot)
             self.give_own(slot, visit.client)
             self.receive_weights(slot)
@@ -165,6 +165,13 @@ class AsynchronousMethod(SplitMethod):
 
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)
+
+    def uploads_ahead(self, plan: Plan) -> dict[int, int]:
+        newcomers = self.available if self.participation == "replaced" else None
+        return {0: self.visits.arrivals_until(self.quorum, self.population.rows, newcomers)}
+
+    def joint_rows(self, upload: Upload) -> int:
+        return self.visits.rows_under_way()
 
     def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         if self.client_momentum == "shared":
