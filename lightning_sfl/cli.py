@@ -29,7 +29,7 @@ from lightning_sfl.console import fail, quiet_warnings, shown
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.monitors import check_modes, check_monitors
+from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
@@ -66,8 +66,9 @@ class SFLCLI(LightningCLI):
         """One seed for data and model, and a config key for each default callback."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
-        for key, callback in callbacks.DEFAULTS.items():
+        for key, callback in {**callbacks.DEFAULTS, **callbacks.OPTIONAL}.items():
             parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({f"{key}.every": 0 for key in callbacks.OPTIONAL})
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_argument(
             "--threads",
@@ -121,7 +122,9 @@ class SFLCLI(LightningCLI):
             rehearse(self.model, self.datamodule, rounds)
             check_checkpoint(self.model, self.checkpoint(), rounds, settings.resume)
             if rounds:
-                check_monitors(self.model, self.datamodule.eval_set, self.trainer.callbacks)  # type: ignore[attr-defined]
+                watching = self.trainer.callbacks  # type: ignore[attr-defined]
+                check_monitors(self.model, self.datamodule.eval_set, watching)
+                check_watchers(self.datamodule, watching)
             if self.subcommand in ("fit", "predict"):
                 check_folder(settings.trainer.default_root_dir)
 
@@ -231,9 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
-    for command, about in ABOUT_COMMANDS.items():
-        strict[command]["description"] = about
+    about = {command: {"description": text} for command, text in ABOUT_COMMANDS.items()}
+    strict: Any = {command: {"allow_abbrev": False, **about.get(command, {})} for command in SFLCLI.subcommands()}
     return SFLCLI(
         SplitMethod,
         FederatedData,

@@ -18,7 +18,7 @@ from lightning_sfl.config_checks import TRAINER
 from lightning_sfl.config_words import causes, one_line, original, readable, shortened, shown
 from lightning_sfl.core.errors import SFLError, nearest
 
-LIGHT_COMMANDS = ("sweep", "compare", "doctor")  # which this parser never meets
+LIGHT_COMMANDS = ("sweep", "compare", "gradients", "doctor")  # which this parser never meets
 
 
 class RefusedOptions(argparse.ArgumentError):
