@@ -141,6 +141,9 @@ def wrong_type(found: re.Match[str], key: str, complaint: Complaint) -> str:
     inner = len(complaint.chain) > 1 and str(complaint.chain[-2]) in around
     listed = re.search(r"Subtypes: \[(.*)\]\n", around[-1]) if inner else None
     given = re.search(r"Given value: (.*)", around[-1], re.DOTALL) if inner else None
+    needed = re.search(r"arguments are required: (.*)", around[-1]) if inner else None
+    if needed:
+        return missing(needed, key, complaint)
     if inner and "dot import path" in around[-1] and kind_of(key).names():
         return no_class(given[1] if given else found[2], key)
     ours = TRAINER.get(key.removeprefix("trainer."))

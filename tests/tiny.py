@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lightning_sfl.methods as registry
+from lightning_sfl.checks.states import differing, furthest
 from lightning_sfl.core import events
 from lightning_sfl.core.activation_buffer import Generation
 from lightning_sfl.core.balancing import Balancing
@@ -23,6 +24,7 @@ from lightning_sfl.core.population import Population
 from lightning_sfl.core.replay import Replay
 from lightning_sfl.methods import GAS, SFLV1, USFL, FedAvg, FedSGD, Mix2SFL, MultiSFL, SplitMethod
 
+__all__ = ["differing", "furthest"]  # and all below; these two are the package's own
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
 METHODS: list[type[SplitMethod]] = [
@@ -191,18 +193,6 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def whole(method: SplitMethod) -> dict[str, Tensor]:
     """A copy of the merged network's state by the backbone's names, wherever it was cut."""
     return weights(method.client_half) | weights(method.server_half)
-
-
-def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    """Names whose tensors are not bitwise equal, or that only one of the states has."""
-    names = one.keys() | other.keys()
-    return sorted(n for n in names if n not in one or n not in other or not torch.equal(one[n], other[n]))
-
-
-def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest absolute difference between two states of the same names."""
-    assert one.keys() == other.keys()
-    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
 
 
 class Recorder(L.Callback):

@@ -117,6 +117,9 @@ def join(uploads: Sequence[Upload]) -> Smashed:
 
 def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> list[Reply]:
     """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled."""
+    if len(uploads) == 1:
+        gradient = tuple(map(_gradient_of, parts(received)))
+        return [Reply(uploads[0], gradient, gradient, logits.detach(), logits.grad if logits.retains_grad else None)]
     sizes = [upload.num_rows for upload in uploads]
     columns = [_gradient_of(part).split(sizes) for part in parts(received)]
     rows = list(zip(*columns, strict=True))

@@ -115,6 +115,11 @@ class GAS(AsynchronousMethod):
     def newcomer_count(self) -> int:
         return self.progress.newcomer()
 
+    def departures(self) -> dict[str, str]:
+        adjusted = "clients learn from a prior-adjusted loss, the server from generated activations"
+        plain = not self.prior_exponent and not self.generation.every
+        return {} if plain else dict.fromkeys(("one_step", "denominator"), adjusted)
+
     def merge(self, plan: Plan) -> None:
         super().merge(plan)
         self.progress.aggregated()
@@ -129,7 +134,7 @@ class GAS(AsynchronousMethod):
 
     def memory(self) -> dict[str, Any]:
         if self.buffer is None:
-            return {}
+            return super().memory()
         return {**super().memory(), "buffer": self.buffer.state(), "progress": vars(self.progress)}
 
     def recall(self, memory: dict[str, Any]) -> None:

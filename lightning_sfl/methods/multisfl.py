@@ -48,6 +48,7 @@ class MultiSFL(SplitMethod):
     """
 
     name = "multisfl"
+    why_not_local = "branches outlive the rounds, and clients visit them"
     server_copies = True
 
     def __init__(

@@ -23,6 +23,8 @@ class SplitLearning(SplitMethod):
     """The client half is relayed from client to client; results depend on `client_order`."""
 
     name = "split_learning"
+    one_at_a_time = True
+    why_not_local = "the client half goes on from client to client, nothing is merged"
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
         return plan.sequential()
