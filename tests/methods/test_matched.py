@@ -123,6 +123,12 @@ def test_the_scale_of_gradmix_comes_after_the_mix() -> None:
         torch.testing.assert_close(gradient, sum(alone[1:], alone[0]))
 
 
+def test_clients_served_apart_are_rescaled_from_their_own_rows() -> None:
+    """MiniBatch-SFL with `separate_forward` answers with the mean over the own batch; joint scale shrinks that."""
+    apart = recorded(MiniBatchSFL, (8, 8, 8), matched={"client_scale": "joint"}, separate_forward=True)
+    assert [measured_scale(e) for e in apart.of(CutGradient)] == pytest.approx([1 / 12] * 24, rel=1e-4)
+
+
 def test_what_a_method_scales_itself_is_replaced() -> None:
     plain, scaled = (
         recorded(USFL, matched={"client_scale": "own"}, scale_client_gradient=flag) for flag in (False, True)
