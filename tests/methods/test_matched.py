@@ -11,7 +11,15 @@ from torch import Tensor
 
 from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import ConfigError
-from lightning_sfl.core.events import ClientStart, ClientStep, CutGradient, RoundEnd, ServerBackward, ServerStep
+from lightning_sfl.core.events import (
+    ClientEnd,
+    ClientStart,
+    ClientStep,
+    CutGradient,
+    RoundEnd,
+    ServerBackward,
+    ServerStep,
+)
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.replay import Replay
 from lightning_sfl.measures.cut_scale import effective_denominator
@@ -279,6 +287,23 @@ def test_who_is_brought_back_is_sent_the_weights_again() -> None:
     stayed = len(matched.of(ClientStart)) - moved[0] // half
     assert stayed > 0
     assert moved[1] - moved[0] == stayed * half
+
+
+def test_who_is_brought_back_keeps_the_layers_of_its_own() -> None:
+    """Batch-norm layers that a client has for itself are as it left them; the rest is the merged half."""
+    seen, options = Starts(), {"participants": 3, "model_buffer": 1, "bn_buffers": "local", "batch_size": 4}
+    method = build(GAS, network(norm=True), dynamics=Dynamics(start="merged"), **options)
+    fit(method, rows((9, 9, 9, 9, 9)), 4, [seen])
+    left = {(e.round, e.client_id): end for e, end in zip(seen.of(ClientEnd), seen.ends, strict=True) if not e.finished}
+    stayed = 0
+    for event, start in zip(seen.of(ClientStart), seen.starts, strict=True):
+        before = left.get((event.round - 1, event.client_id))
+        if before is not None:
+            stayed += 1
+            own = {name for name in start if "bn1" in name}
+            assert not own & {*differing(start, before)}
+            assert {*differing(start, seen.merged[event.round])} <= own
+    assert stayed > 2
 
 
 # --- what has no meaning ----------------------------------------------------------------------------------------------
