@@ -317,7 +317,7 @@ def test_methods_without_a_server_refuse_in_one_line(cls: type[SplitMethod], mat
     ((key, value),) = matched.items()
     left = getattr(Dynamics(), key)
     assert str(refusal.value) == (
-        f"dynamics.{key}={value!r} is not allowed: {left}: in {cls.__name__} no server answers uploads, "
+        f"dynamics.{key}={value!r} is not allowed: only {left}: in {cls.__name__} no server answers uploads, "
         "so there is nothing to match"
     )
 
