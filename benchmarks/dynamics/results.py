@@ -128,7 +128,7 @@ def gaps(study: Study) -> Table:
     rows = [[m, *(_shown(study.gap(m, arm), (m, arm) in sure) for arm in study.arms)] for m in study.others()]
     note = (
         f"Percentage points below {REFERENCE} in the same arm, with 95 % intervals of Student's t over "
-        f"{len(study.seeds)} pairs (one per seed). `*` the interval leaves out zero, `**` and so it does with all "
+        f"{len(study.seeds)} seeds (a pair each). `*` the interval leaves out zero, `**` and so it does with all "
         "cells of the table looked at together (Holm)."
     )
     return Table(f"Gap to {REFERENCE}", ["method", *study.arms], rows, [True] * (len(study.arms) + 1), note)

@@ -129,6 +129,8 @@ class AsynchronousMethod(SplitMethod):
         """A client begins, or goes on in another round from where it stands."""
         visit = self.visits.in_slot[slot]
         visit.rows, self.steps_taken[slot] = 0, 0
+        if visit.loaded and self.starts_merged:
+            self.keep_own(slot, visit.client)
         if not visit.loaded or self.starts_merged:
             self.load_slot(slot)
             self.give_own(slot, visit.client)

@@ -38,7 +38,7 @@ class MatchedSides(Sides):
     ) -> None:
         super().__init__(backbone, cut_layer, **kwargs)
         for key, left in (("client_scale", "method"), ("server_steps", 0)):
-            why = f"{left}: in {type(self).__name__} no server answers uploads, so there is nothing to match"
+            why = f"only {left}: in {type(self).__name__} no server answers uploads, so there is nothing to match"
             value = dynamics.matched.get(key, left)
             require(value == left or self.answers_uploads, f"dynamics.{key}", value, why)
         self.dynamics = dynamics

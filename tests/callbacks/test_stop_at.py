@@ -10,7 +10,7 @@ import pytest
 
 from lightning_sfl.callbacks import RoundRecord, StopAt, Traffic, UpdateCounts
 from lightning_sfl.core.errors import ConfigError
-from lightning_sfl.methods import GAS, SFL, SFLV1, FedAvg, MiniBatchSFL, MultiSFL, SplitMethod
+from lightning_sfl.methods import GAS, SFL, SFLV1, FedAvg, SplitMethod
 from lightning_sfl.records.folders import has_all_rounds
 from lightning_sfl.records.manifest import read_manifest
 from tests.conformance.test_contract import checkpointed
@@ -32,7 +32,7 @@ def run(folder: Path, cls: type[SplitMethod] = SFL, rounds: int = 12, **budget: 
     return [json.loads(line)["scalars"] for line in (folder / "rounds.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("cls", [SFL, MiniBatchSFL, SFLV1, MultiSFL, GAS])
+@pytest.mark.parametrize("cls", [SFL, SFLV1, GAS])
 @pytest.mark.parametrize("unit", TOTALS)
 def test_the_round_that_uses_the_budget_up_is_the_last(cls: type[SplitMethod], unit: str, tmp_path: Path) -> None:
     scale = 1e-6 if unit == "megabytes" else 1

@@ -38,11 +38,11 @@ def trained(terminal: Terminal, method: str, arm: str, *more: str) -> tuple[dict
     return json.loads(log.read_text().splitlines()[-1])["scalars"], json.loads((log.parent / "run.json").read_text())
 
 
-CROSSED = [(method, arm) for method in METHODS for arm in ("dynamics_published", "matched_all")]
+CROSSED = [(method, "matched_all") for method in METHODS]
 SINGLE = [
+    *((method, "dynamics_published") for method in ("SFL", "SplitLearning", "USFL", "MultiSFL")),
     ("USFL", "matched_scale"),
     ("GAS", "matched_start"),
-    ("MultiSFL", "matched_start"),
     ("SFLV2", "matched_steps"),
 ]
 
@@ -81,16 +81,14 @@ def test_the_sweeps_cross_methods_and_arms(name: str) -> None:
 
 @pytest.mark.parametrize(("method", "arm"), LEFT_OUT)
 def test_arms_that_the_sweeps_leave_out_change_nothing(method: str, arm: str) -> None:
-    """Five local steps for everybody, as there; clients of equal and of unequal size."""
+    """Five local steps for everybody, as there; clients of unequal size."""
     settings = yaml.safe_load((ROOT / f"configs/experiments/{arm}.yaml").read_text())
-    cls = getattr(lightning_sfl.methods, method)
-    for sizes in ((8, 8, 8), (5, 4, 9)):
 
-        def run(dynamics: Dynamics, sizes: tuple[int, ...] = sizes) -> dict[str, Tensor]:
-            options = {"batch_size": 4, "local_steps": 5, "dynamics": dynamics}
-            return whole(fit(build(cls, network(norm=True), **options), rows(sizes), 3))
+    def run(dynamics: Dynamics) -> dict[str, Tensor]:
+        options = {"batch_size": 4, "local_steps": 5, "dynamics": dynamics}
+        return whole(fit(build(getattr(lightning_sfl.methods, method), network(norm=True), **options), rows(), 2))
 
-        assert differing(run(Dynamics(**settings["model"]["init_args"]["dynamics"])), run(Dynamics())) == []
+    assert differing(run(Dynamics(**settings["model"]["init_args"]["dynamics"])), run(Dynamics())) == []
 
 
 def test_compare_tells_what_was_matched(terminal: Terminal) -> None:

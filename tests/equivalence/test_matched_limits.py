@@ -143,6 +143,12 @@ def test_close(pair: Pair) -> None:
     assert furthest(one(), other()) < 1e-12
 
 
+@pytest.mark.parametrize("cls", [SFL, SFLV1, USFL, MultiSFL, MiniBatchSFL])
+def test_halves_run_in_one_stroke_are_matched_alike(cls: type[SplitMethod]) -> None:
+    matched = {"client_scale": "own", "server_steps": 3, "start": "merged"}
+    assert furthest(run(cls, RAGGED, matched), run(cls, RAGGED, matched, client_engine="stacked")) < 1e-12
+
+
 DIFFERENT: dict[str, Pair] = {
     "scale": (lambda: run(SFL, EQUAL, {"client_scale": "joint"}), lambda: run(SFL, EQUAL)),
     "steps": (lambda: run(SFL, EQUAL, {"server_steps": 2}), lambda: run(SFL, EQUAL)),

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import ConfigError
-from lightning_sfl.core.events import ClientStart, ClientStep, CutGradient, RoundEnd, ServerBackward, ServerStep
+from lightning_sfl.core.events import (
+    ClientEnd,
+    ClientStart,
+    ClientStep,
+    CutGradient,
+    RoundEnd,
+    ServerBackward,
+    ServerStep,
+)
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.replay import Replay
 from lightning_sfl.measures.cut_scale import effective_denominator
@@ -121,6 +129,12 @@ def test_the_scale_of_gradmix_comes_after_the_mix() -> None:
     alone, common = ([event.sent[0] for event in each.of(CutGradient)][:3] for each in (own, mixed))
     for gradient in common:
         torch.testing.assert_close(gradient, sum(alone[1:], alone[0]))
+
+
+def test_clients_served_apart_are_rescaled_from_their_own_rows() -> None:
+    """MiniBatch-SFL with `separate_forward` answers with the mean over the own batch; joint scale shrinks that."""
+    apart = recorded(MiniBatchSFL, (8, 8, 8), matched={"client_scale": "joint"}, separate_forward=True)
+    assert [measured_scale(e) for e in apart.of(CutGradient)] == pytest.approx([1 / 12] * 24, rel=1e-4)
 
 
 def test_what_a_method_scales_itself_is_replaced() -> None:
@@ -275,6 +289,23 @@ def test_who_is_brought_back_is_sent_the_weights_again() -> None:
     assert moved[1] - moved[0] == stayed * half
 
 
+def test_who_is_brought_back_keeps_the_layers_of_its_own() -> None:
+    """Batch-norm layers that a client has for itself are as it left them; the rest is the merged half."""
+    seen, options = Starts(), {"participants": 3, "model_buffer": 1, "bn_buffers": "local", "batch_size": 4}
+    method = build(GAS, network(norm=True), dynamics=Dynamics(start="merged"), **options)
+    fit(method, rows((9, 9, 9, 9, 9)), 4, [seen])
+    left = {(e.round, e.client_id): end for e, end in zip(seen.of(ClientEnd), seen.ends, strict=True) if not e.finished}
+    stayed = 0
+    for event, start in zip(seen.of(ClientStart), seen.starts, strict=True):
+        before = left.get((event.round - 1, event.client_id))
+        if before is not None:
+            stayed += 1
+            own = {name for name in start if "bn1" in name}
+            assert not own & {*differing(start, before)}
+            assert {*differing(start, seen.merged[event.round])} <= own
+    assert stayed > 2
+
+
 # --- what has no meaning ----------------------------------------------------------------------------------------------
 
 
@@ -286,7 +317,7 @@ def test_methods_without_a_server_refuse_in_one_line(cls: type[SplitMethod], mat
     ((key, value),) = matched.items()
     left = getattr(Dynamics(), key)
     assert str(refusal.value) == (
-        f"dynamics.{key}={value!r} is not allowed: {left}: in {cls.__name__} no server answers uploads, "
+        f"dynamics.{key}={value!r} is not allowed: only {left}: in {cls.__name__} no server answers uploads, "
         "so there is nothing to match"
     )
 
