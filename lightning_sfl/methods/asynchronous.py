@@ -40,6 +40,8 @@ class AsynchronousMethod(SplitMethod):
         kwargs: options of `SplitMethod`.
     """
 
+    one_at_a_time = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -127,8 +129,9 @@ class AsynchronousMethod(SplitMethod):
         """A client begins, or goes on in another round from where it stands."""
         visit = self.visits.in_slot[slot]
         visit.rows, self.steps_taken[slot] = 0, 0
-        if not visit.loaded:
+        if not visit.loaded or self.starts_merged:
             self.load_slot(slot)
+            self.give_own(slot, visit.client)
             self.receive_weights(slot)
             visit.loaded = True
         self.emit(events.ClientStart, slot, visit.client, self.slots[slot], None)
@@ -136,6 +139,7 @@ class AsynchronousMethod(SplitMethod):
     def leave(self, slot: int) -> None:
         """A client hands in its half; another takes its place, unless the round is over."""
         self.send_weights(slot)
+        self.keep_own(slot, self.visits.in_slot[slot].client)
         weight = self.tell_end(slot, finished=True)
         self.handed_in.append(({name: tensor.clone() for name, tensor in state_of(self.slots[slot]).items()}, weight))
         self.visits.leave(slot)
@@ -166,6 +170,13 @@ class AsynchronousMethod(SplitMethod):
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)
 
+    def uploads_ahead(self, plan: Plan) -> dict[int, int]:
+        newcomers = self.available if self.participation == "replaced" else None
+        return {0: self.visits.arrivals_until(self.quorum, self.population.rows, newcomers)}
+
+    def joint_rows(self, upload: Upload) -> int:
+        return self.visits.rows_under_way()
+
     def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         if self.client_momentum == "shared":
             self.pass_on_momentum(turns[0].slot)
@@ -189,11 +200,12 @@ class AsynchronousMethod(SplitMethod):
 
     def memory(self) -> dict[str, Any]:
         if self.visits is None:
-            return {}
+            return super().memory()
         slots = {slot: state_of(self.slots[slot]) for slot in self.visits.in_slot}
-        return {"slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
+        return {**super().memory(), "slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
 
     def recall(self, memory: dict[str, Any]) -> None:
+        super().recall(memory)
         self.visits.load(memory["visits"], self.population.rows)
         self.moved_last = memory["moved_last"]
         for slot, state in memory["slots"].items():

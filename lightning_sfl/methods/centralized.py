@@ -18,6 +18,8 @@ class Centralized(SplitMethod):
     """One pooled client, which is client 0; nothing crosses the cut, which only says what each optimizer steps."""
 
     name = "centralized"
+    one_at_a_time = True
+    why_not_local = "there are no clients"
 
     @property
     def num_slots(self) -> int:

@@ -49,7 +49,9 @@ class SplitModule(EvaluatedModule):
         local_epochs: passes over its own data that a client makes in a round.
         local_steps: instead of local_epochs, this many batches, however small the client is.
         weighting: a client's weight in the merge: its number of samples, of rows trained on in this round, or uniform.
-        bn_buffers: buffers such as BatchNorm's statistics are averaged like weights, or taken from the first client.
+        bn_buffers: buffers such as BatchNorm's statistics are averaged like weights, or taken from the first client, or
+            `local` (FedBN, ICLR 2021): a client that takes part again goes on with its own batch-norm layers, weights
+            and statistics; the network that is judged, and new clients, have the average of the last participants'.
         client_order: order in which the server meets the clients: by id, as selected, or shuffled every round.
         client_clip: largest gradient norm of a client half, null for no clipping.
         server_clip: largest gradient norm of the server half, null for no clipping.

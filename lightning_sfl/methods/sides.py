@@ -7,33 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, cloned, join, parts, raw_of, replies, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts, raw_of, replies, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
-from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch, Feed
+from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.engine import Engine
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.watched import WatchedModule
 
 
-class ServerTurn(NamedTuple):
-    """A step of one server half: which copy, on whose rows, how many."""
-
-    branch: int
-    client_ids: tuple[int, ...]
-    num_rows: int
-    half: nn.Module
-
-
-class Sides(WatchedModule):
+class Sides(Engine):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     whole_on_client: ClassVar[bool] = False
@@ -52,6 +43,7 @@ class Sides(WatchedModule):
     def start_client(self, batch: Batch) -> None:
         """Load a client into its slot, when its first turn comes."""
         self.load_slot(batch.slot)
+        self.give_own(batch.slot, batch.client_id)
         self.receive_weights(batch.slot)
         half, private = self.slots[batch.slot], self.private_server(batch.slot)
         self.emit(events.ClientStart, batch.slot, batch.client_id, half, private)
@@ -72,18 +64,15 @@ class Sides(WatchedModule):
             self.start_client(batch)
         return self.feed.take(batch)
 
-    def forward_client(self, batch: Batch, x: Tensor) -> Smashed:
-        """Smashed data, with its graph."""
-        self.draw_from("client", batch)
-        smashed: Smashed = self.slots[batch.slot](x)
-        return smashed
-
-    def upload(self, batch: Batch) -> Upload:
-        """Run the client half on a batch and send what leaves it."""
-        x, labels = self.take_turn(batch)
-        sent = self.sent_instead(batch, x)
-        smashed = self.forward_client(batch, x)
-        return self.boundary.upload(batch.slot, batch.client_id, batch.local_step, smashed, labels, sent)
+    def upload(self, batches: Sequence[Batch]) -> list[Upload]:
+        """Run each client half on its batch and send what leaves it."""
+        inputs, labels = zip(*[self.take_turn(batch) for batch in batches], strict=True)
+        instead = [self.sent_instead(*each) for each in zip(batches, inputs, strict=True)]
+        smashed = self.forward_clients(batches, inputs)
+        return [
+            self.boundary.upload(batch.slot, batch.client_id, batch.local_step, *tensors)
+            for batch, *tensors in zip(batches, smashed, labels, instead, strict=True)
+        ]
 
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         """What goes up instead of the smashed data through which the client will learn; None for those themselves."""
@@ -122,13 +111,10 @@ class Sides(WatchedModule):
 
     def backward_uncut(self, batches: Sequence[Batch]) -> None:
         """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
-        losses = []
-        for batch in batches:
-            x, labels = self.take_turn(batch)
-            smashed = self.forward_client(batch, x)
-            self.draw_from("server", batch)
-            logits = self.server_of(batch.slot)(smashed)
-            losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
+        inputs, labels = zip(*[self.take_turn(batch) for batch in batches], strict=True)
+        outputs = self.forward_privates(batches, self.forward_clients(batches, inputs))
+        answered = zip(batches, outputs, labels, strict=True)
+        losses = [self.observed_loss(logits, y, [batch.client_id], "client") for batch, logits, y in answered]
         for parameters in self.parameters_of.values():
             self.forget_gradients(parameters)
         self.walk_back(losses)
@@ -144,10 +130,6 @@ class Sides(WatchedModule):
         """Bytes of the weights that a client receives, and sends, in a round."""
         return sum(map(state_bytes, self.owned(0)))
 
-    def private_server(self, slot: int) -> nn.Module | None:
-        """The slot's own server copy, where the method keeps copies."""
-        return self.server_slots[slot] if self.server_copies else None
-
     def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
         """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
 
@@ -160,28 +142,26 @@ class Sides(WatchedModule):
 
     def backward_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
         """What `train_server` does before the step: fresh server gradients, and the answers."""
-        served = [self.forward_server(uploads) for uploads in groups]
+        joined = [join(uploads) for uploads in groups]
+        outputs = self.forward_servers(groups, joined)
+        losses = [self.server_loss(*each) for each in zip(groups, outputs, strict=True)]
         self.forget_gradients(self.stepped["server"])
-        self.walk_back([loss for _, _, loss in served])
-        answered = zip(groups, served, strict=True)
-        return [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
+        self.walk_back(losses)
+        answered = zip(groups, joined, outputs, strict=True)
+        return [reply for uploads, received, logits in answered for reply in replies(uploads, received, logits)]
 
-    def forward_server(self, uploads: Sequence[Upload]) -> tuple[Smashed, Tensor, Tensor]:
-        """Joined received data (leaves), logits and mean loss of one group."""
-        received = join(uploads)
+    def server_loss(self, uploads: Sequence[Upload], logits: Tensor) -> Tensor:
+        """Mean loss of one group."""
         labels = torch.cat([upload.labels for upload in uploads])
-        self.draw_from("server", uploads[0])
-        logits = self.server_logits(uploads, received)
         if self.watchers["on_cut_gradient"]:
             logits.retain_grad()
-        return received, logits, self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
-
-    def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
-        """The server half of the first upload's slot on the joined data of all of them."""
-        logits: Tensor = self.server_of(uploads[0].slot)(cloned(received))
-        return logits
+        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
 
     def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        """Server halves have their gradients: they move, unless other uploads are to have a part in the step."""
+        self.move_server(stepped, cut_gradients)
+
+    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """Check, clip and step server halves; what is about to be sent back is checked with them."""
         for turn in stepped:
             self.emit(events.ServerBackward, *turn)
@@ -231,10 +211,6 @@ class Sides(WatchedModule):
                 "nothing was updated with it" if half else "the checkpoint of the round before holds the last good one"
             )
             raise NonFiniteError(f"{what} is not finite in {where}; {kept}")
-
-    def draw_from(self, side: Role, turn: Batch | Upload) -> None:
-        """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""
-        seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, self.device)
 
     def emit_cut_gradient(self, answer: Reply) -> None:
         """Tell what one client is about to backpropagate."""
