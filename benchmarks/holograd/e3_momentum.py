@@ -30,7 +30,10 @@ from lightning_sfl.core.holograd.basis import BasisChoice
 
 FILE = "e3_momentum_comparison"
 COUNT, WARM_UP, BATCH = 64, 10, 64
-RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # the same for all
+# Eight settings for each way. Those with directions outside the basis also have a choice of how far to trust them.
+RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+SMALL_RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # of unbiased estimates
+EXPLORING = tuple(product(("unbiased", "norm"), (0.1, 0.2, 0.4, 0.8)))
 WAYS = {
     "random-64": "64 random directions",
     "random-1": "1 random direction",
@@ -47,37 +50,41 @@ def cells(setting: Setting) -> list[Cell]:
     return [{"task": setting.tasks[0], "way": w, "seed": s} for w, s in product(WAYS, setting.seeds)]
 
 
-def makers(problem: Problem, seed: int) -> dict[str, Callable[[], Estimator]]:
-    """A fresh estimator of each way; runs that differ in their rate share directions where they can."""
-    shared = {k: SharedDirections(seed, f"e3-{k}", problem.size) for k in (COUNT, 1)}
+def settings(problem: Problem, way: str, seed: int) -> tuple[list[Estimator], Sequence[float]]:
+    """Fresh estimators of one way and the rates that go with them; random ones share their directions."""
     like = problem.start
-    return {
-        "random-64": lambda: RandomDirections(shared[COUNT], COUNT),
-        "random-1": lambda: RandomDirections(shared[1], 1),
+    if way.startswith("random"):
+        count = 64 if way == "random-64" else 1
+        shared = SharedDirections(seed, f"e3-{count}", problem.size)
+        return [RandomDirections(shared, count, "unbiased") for _ in SMALL_RATES], SMALL_RATES
+    if way == "explore":
+        choice = BasisChoice("momentum")
+        made: list[Estimator] = [WithBasis(seed, "e3", choice, COUNT, scale, like) for scale, _ in EXPLORING]
+        return made, [rate for _, rate in EXPLORING]
+    make: dict[str, Callable[[], Estimator]] = {
         "paper": lambda: PaperMomentum(like, WARM_UP, scaled=True),
         "paper-plain": lambda: PaperMomentum(like, WARM_UP, scaled=False),
-        "explore": lambda: WithBasis(seed, "e3-explore", BasisChoice("momentum"), COUNT, like),
         "oracle": lambda: OracleMomentum(like),
         "sgd": Exact,
     }
+    return [make[way]() for _ in RATES], RATES
 
 
 def measure(setting: Setting, cell: Cell) -> Row:
-    """The best of all rates, by the last loss; cosines are those of that run, after the warm-up."""
+    """The best setting, by the last loss; cosines are those of that run, after the warm-up."""
     problem = Problem(cell["task"], setting.data, cell["seed"])
-    make = makers(problem, cell["seed"])[cell["way"]]
-    estimators = [make() for _ in RATES]
+    estimators, rates = settings(problem, cell["way"], cell["seed"])
     cosines: dict[int, list[float]] = {id(each): [] for each in estimators}
 
     def watch(estimator: Estimator, gradient: Tensor, estimate: Tensor, t: int) -> None:
         if t >= WARM_UP:
             cosines[id(estimator)].append(cosine(estimate, gradient))
 
-    curves = train(problem, estimators, RATES, setting.sizes.steps, BATCH, watch, looks=20)
-    best = min(range(len(RATES)), key=lambda i: curves[i][-1])
+    curves = train(problem, estimators, rates, setting.sizes.steps, BATCH, watch, looks=setting.sizes.steps // WARM_UP)
+    best = min(range(len(rates)), key=lambda i: curves[i][-1])
     seen = torch.tensor(cosines[id(estimators[best])], dtype=torch.float64).nan_to_num(0.0)
     found: Row = {
-        "D": problem.size, "rate": RATES[best], "curve": curves[best],
+        "D": problem.size, "setting": best, "rate": rates[best], "curve": curves[best],
         "cos_abs": float(seen.abs().mean()), "cos_rms": float(seen.square().mean().sqrt()),
     }  # fmt: skip
     chosen = estimators[best]
@@ -166,7 +173,7 @@ def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:
         steps = [i * setting.sizes.steps / (curves.shape[1] - 1) for i in range(curves.shape[1])]
         panels[0].plot(steps, curves.mean(0), label=label)
     panels[0].axvspan(0, WARM_UP, color="grey", alpha=0.2)
-    panels[0].set(xlabel="step", ylabel="training loss", yscale="log", title="best of five rates each")
+    panels[0].set(xlabel="step", ylabel="training loss", yscale="log", title="best of eight settings each")
     panels[0].legend(fontsize=6)
     found = [interval(column(rows, "cos_abs", way=way)) for way in WAYS]
     panels[1].barh(list(WAYS), [f.mean for f in found], xerr=[f.half for f in found])

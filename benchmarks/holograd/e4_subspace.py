@@ -25,12 +25,19 @@ from benchmarks.holograd.setting import Setting
 from benchmarks.holograd.tasks import Problem
 from lightning_sfl.core.holograd.basis import BasisChoice
 from lightning_sfl.core.holograd.directions import orthonormal_rows
+from lightning_sfl.core.holograd.synthesis import Scale
 from lightning_sfl.core.randomness import stream
 
 FILE = "e4_adc_energy"
 SIZE, PLANTED = 1000, 4
 OUTSIDE = 32  # scalars = rank + 32 for every way
-RATES = (1.0, 3.0, 10.0)
+# Four settings for each way: the scale of what lies outside the subspace, and the rate.
+SETTINGS: dict[str, tuple[tuple[Scale, float], ...]] = {
+    "off": (("unbiased", 0.03), ("unbiased", 0.1), ("unbiased", 0.3), ("unbiased", 1.0)),
+    "paper": (("unbiased", 0.3), ("unbiased", 1.0), ("unbiased", 3.0), ("unbiased", 10.0)),
+    "explore": (("unbiased", 0.1), ("unbiased", 0.3), ("norm", 0.3), ("norm", 1.0)),
+}
+SETTINGS["oracle"] = SETTINGS["explore"]
 WAYS = {
     "off": "random directions only",
     "paper": "ADC as in the paper",
@@ -53,16 +60,16 @@ def cells(setting: Setting) -> list[Cell]:
     return found
 
 
-def maker(way: str, rank: int, seed: int, like: Tensor) -> Callable[[], Estimator]:
-    """A fresh estimator with rank + 32 scalars."""
+def maker(way: str, rank: int, seed: int, like: Tensor) -> Callable[[Scale], Estimator]:
+    """What makes estimators of rank + 32 scalars, given their scale; random ones share their directions."""
     count, purpose = rank + OUTSIDE, f"e4-{way}-{rank}"
     shared = SharedDirections(seed, purpose, len(like))
     choice = BasisChoice("subspace", rank=rank)
     return {
-        "off": lambda: RandomDirections(shared, count),
-        "paper": lambda: PaperSubspace(seed, purpose, rank, count, like),
-        "explore": lambda: WithBasis(seed, purpose, choice, count, like),
-        "oracle": lambda: WithBasis(seed, purpose, choice, count, like, oracle=True),
+        "off": lambda scale: RandomDirections(shared, count, scale),
+        "paper": lambda scale: PaperSubspace(seed, purpose, rank, count, like),
+        "explore": lambda scale: WithBasis(seed, purpose, choice, count, scale, like),
+        "oracle": lambda scale: WithBasis(seed, purpose, choice, count, scale, like, oracle=True),
     }[way]
 
 
@@ -82,7 +89,7 @@ def _planted(setting: Setting, cell: Cell) -> Row:
     """g_t = A w_t with a fixed A of rank 4: captured energy over time, of g and of its estimate."""
     draws = stream(cell["seed"], "planted")
     basis = orthonormal_rows(torch.from_numpy(draws.standard_normal((PLANTED, SIZE))).float())
-    estimator = maker(cell["way"], cell["rank"], cell["seed"], torch.zeros(SIZE))()
+    estimator = maker(cell["way"], cell["rank"], cell["seed"], torch.zeros(SIZE))("mmse")
     steps = setting.sizes.planted_steps
     true, own = [], []
     for t in range(steps):
@@ -101,10 +108,11 @@ def _planted(setting: Setting, cell: Cell) -> Row:
 
 
 def _network(setting: Setting, cell: Cell) -> Row:
-    """Every rate, the best by the last loss; captured energy of its true gradients, each before it is learned."""
+    """The best setting by the last loss; captured energy of its true gradients, each before it is learned."""
     problem = Problem(cell["task"], setting.data, cell["seed"])
     make = maker(cell["way"], cell["rank"], cell["seed"], problem.start)
-    estimators = [make() for _ in RATES]
+    rates = [rate for _, rate in SETTINGS[cell["way"]]]
+    estimators = [make(scale) for scale, _ in SETTINGS[cell["way"]]]
     before: dict[int, Tensor | None] = {id(each): rows_of(each) for each in estimators}
     energies: dict[int, list[float]] = {id(each): [] for each in estimators}
 
@@ -114,9 +122,15 @@ def _network(setting: Setting, cell: Cell) -> Row:
             energies[id(estimator)].append(basis_energy(rows, gradient))
             before[id(estimator)] = rows_of(estimator)
 
-    curves = train(problem, estimators, RATES, setting.sizes.subspace_steps, 64, watch)
-    best = min(range(len(RATES)), key=lambda i: curves[i][-1])
-    found: Row = {"D": problem.size, "rate": RATES[best], "losses": curves[best], "loss": curves[best][-1]}
+    curves = train(problem, estimators, rates, setting.sizes.subspace_steps, 64, watch)
+    best = min(range(len(rates)), key=lambda i: curves[i][-1])
+    found: Row = {
+        "D": problem.size,
+        "setting": best,
+        "rate": rates[best],
+        "losses": curves[best],
+        "loss": curves[best][-1],
+    }
     energy = energies[id(estimators[best])]
     tail = max(1, len(energy) // 10)
     return found | ({"start": sum(energy[:tail]) / tail, "end": sum(energy[-tail:]) / tail} if energy else {})

@@ -25,7 +25,7 @@ from lightning_sfl.core.holograd.synthesis import factor
 from lightning_sfl.core.randomness import stream
 
 FILE = "e7_byzantine"
-COUNT, OWN_COUNT, BATCH, RATE = 64, 16, 32, 3.0
+COUNT, OWN_COUNT, BATCH, RATE = 64, 16, 32, 0.1
 RULES = {
     "mean": Robust(), "trim .1": Robust("trimmed_mean", 0.1), "trim .2": Robust("trimmed_mean", 0.2),
     "trim .3": Robust("trimmed_mean", 0.3), "median": Robust("median"),
@@ -104,7 +104,7 @@ def _errors(setting: Setting, cell: Cell, problem: Problem) -> Row:
             estimate = scale * directions.combine(rule.aggregate(received, shares))
             errors = (float((estimate - true).norm()) / least, cosine(estimate, honest), cosine(estimate, true))
             found.setdefault(f"{attack} | {name}", []).append(errors)
-        theta -= RATE * COUNT / (COUNT + problem.size - 1) * honest
+        theta -= RATE * honest
     means = {key: torch.tensor(values, dtype=torch.float64).mean(0).tolist() for key, values in found.items()}
     return {"ratio": {k: v[0] for k, v in means.items()}, "cos_honest": {k: v[1] for k, v in means.items()},
             "cos": {k: v[2] for k, v in means.items()}}  # fmt: skip
@@ -115,7 +115,7 @@ def _train(setting: Setting, cell: Cell, problem: Problem) -> Row:
     clients, theta = Clients(problem, setting.sizes.clients), problem.start.clone()
     lying = clients.lying(NAMED if cell["attack"] != "none" else 0.0)
     shares = torch.full((len(lying),), 1 / len(lying))
-    scale = factor(COUNT, problem.size, "random", "mmse")
+    scale = factor(COUNT, problem.size, "random", "unbiased")
     for t in range(setting.sizes.robust_steps):
         gradients = clients.gradients(theta, t)
         directions = _directions(problem, "e7-train", t, COUNT)

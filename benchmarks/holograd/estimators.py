@@ -66,9 +66,9 @@ class WithBasis:
     """
 
     def __init__(
-        self, seed: int, purpose: str, choice: BasisChoice, count: int, like: Tensor, oracle: bool = False
+        self, seed: int, purpose: str, choice: BasisChoice, count: int, scale: Scale, like: Tensor, oracle: bool = False
     ) -> None:
-        self.seed, self.purpose, self.count, self.oracle = seed, purpose, count, oracle
+        self.seed, self.purpose, self.count, self.scale, self.oracle = seed, purpose, count, scale, oracle
         self.basis = Basis(choice, basis_seeds(base_of(seed, purpose), choice.rank), like)
 
     def step(self, gradient: Tensor, t: int) -> Tensor:
@@ -76,7 +76,7 @@ class WithBasis:
         rows = self.basis.rows
         directions = Directions(seeds_of(self.seed, self.purpose, t, self.count - len(rows)), rows)
         scalars = project_gradients(gradient[None], directions)[0]
-        scale = factor(len(directions), len(gradient) - len(rows), "random", "mmse")
+        scale = factor(len(directions), len(gradient) - len(rows), "random", self.scale)
         estimate = synthesize(scalars[: len(rows)], [scale * scalars[len(rows) :]], [directions])
         self.basis.learn(gradient if self.oracle else estimate)
         return estimate

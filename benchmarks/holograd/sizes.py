@@ -15,7 +15,7 @@ class Sizes:
     counts: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)  # K of E2
     trials: int = 20  # estimates per K
     sweep_steps: int = 100  # of training in E2
-    steps: int = 200  # of training in E3
+    steps: int = 150  # of training in E3
     planted_steps: int = 200
     ranks: tuple[int, ...] = (8, 16, 32, 64)
     subspace_ranks: tuple[int, ...] = (8, 32)  # on the real network

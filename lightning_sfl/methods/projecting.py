@@ -58,6 +58,11 @@ class ProjectingMethod(SplitMethod):
         """The same parameters in this client's slot."""
         return [p for half in self.owned(batch.slot) for p in half.parameters() if p.requires_grad]
 
+    def departures(self) -> dict[str, str]:
+        estimated = "the step is taken with an estimate of the gradient"
+        replayed = "clients follow from messages of scalars, and get weights only when they are new"
+        return {"one_step": estimated, "one_client": estimated, "bytes": replayed}
+
     # --- scalars ----------------------------------------------------------------------------------------------------
 
     def receive_scalars(self, batches: Sequence[Batch], sets: Sequence[Directions]) -> Tensor:
