@@ -42,10 +42,6 @@ class ProjectingMethod(SplitMethod):
         self.projection: Projection = projection
         self.byzantine = byzantine
 
-    def departures(self) -> dict[str, str]:
-        """A few scalars do not make a gradient."""
-        return dict.fromkeys(("one_step", "one_client"), "a step goes along an estimate made of a few scalars")
-
     def trained(self) -> dict[Any, list[nn.Parameter]]:
         return {"server": [*self.client_half.parameters(), *self.server_half.parameters()]}
 
@@ -59,6 +55,7 @@ class ProjectingMethod(SplitMethod):
         return [p for half in self.owned(batch.slot) for p in half.parameters() if p.requires_grad]
 
     def departures(self) -> dict[str, str]:
+        """A few scalars do not make a gradient."""
         estimated = "the step is taken with an estimate of the gradient"
         replayed = "clients follow from messages of scalars, and get weights only when they are new"
         return {"one_step": estimated, "one_client": estimated, "bytes": replayed}

@@ -41,7 +41,8 @@ def test_the_config_runs_and_holds_the_defaults(terminal: Terminal) -> None:
 def test_every_option_at_once_and_both_watchers(terminal: Terminal) -> None:
     options = [
         "--model.num_scalars=40", "--model.scale=unbiased", "--model.projection=grad", "--model.basis.kind=subspace",
-        "--model.basis.rank=8", "--model.robust.rule=trimmed_mean", "--model.robust.trim=0.34", "--model.participants=3",
+        "--model.basis.rank=8", "--model.robust.rule=trimmed_mean", "--model.robust.trim=0.34",
+        "--model.participants=3",
         "--model.synchronisation=state", "--model.byzantine={share: 0.5, attack: sign_flip}",
         "--model.stragglers.collect=window", "--trainer.callbacks+=EstimateQuality", "--trainer.callbacks+=ProofCheck",
         "--trainer.callbacks.probability=1.0",
