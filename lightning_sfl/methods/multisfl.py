@@ -25,9 +25,9 @@ from lightning_sfl.core.evaluation import evaluated
 from lightning_sfl.core.replay import BY_DEFAULT, Replay
 from lightning_sfl.core.replay_desk import ReplayDesk
 from lightning_sfl.core.rounds import Batch, ClientOrder, Plan
+from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.core.state import load_state, squared_gradient_norm, state_of
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.methods.sides import ServerTurn
 
 
 class MultiSFL(SplitMethod):
@@ -85,6 +85,8 @@ class MultiSFL(SplitMethod):
 
     def load_slot(self, slot: int) -> None:
         """A branch goes on from where it stands."""
+        if self.starts_merged:
+            super().load_slot(slot)
 
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         return evaluated(self.slots[batch.slot], x) if self.client_forward == "double_eval" else None
@@ -100,8 +102,8 @@ class MultiSFL(SplitMethod):
         half, sizes = self.server_of(uploads[0].slot), [uploads[0].num_rows, rows_of(uploads[1:])]
         return torch.cat([half(part) for part in cut_up(received, sizes)])
 
-    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
-        super().step_server(stepped, cut_gradients)
+    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        super().move_server(stepped, cut_gradients)
         for turn in stepped:
             self.desk.note_step(turn.branch, squared_gradient_norm(turn.half))
 

@@ -55,6 +55,7 @@ class ProjectingMethod(SplitMethod):
         return [p for half in self.owned(batch.slot) for p in half.parameters() if p.requires_grad]
 
     def departures(self) -> dict[str, str]:
+        """A few scalars do not make a gradient."""
         estimated = "the step is taken with an estimate of the gradient"
         replayed = "clients follow from messages of scalars, and get weights only when they are new"
         return {"one_step": estimated, "one_client": estimated, "bytes": replayed}
