@@ -44,6 +44,10 @@ class Selector(ABC):
         """The largest number of participants that any round may have."""
         return participants
 
+    def fewest(self, participants: int) -> int:
+        """The smallest number of participants of a round, where as many clients as that have data."""
+        return participants
+
 
 class Uniform(Selector):
     """`participants` clients without replacement, all equally likely (all of them when fewer have data)."""
@@ -73,6 +77,9 @@ class FixedSchedule(Selector):
 
     def most(self, participants: int) -> int:
         return max(len(clients) for clients in self.rounds)
+
+    def fewest(self, participants: int) -> int:
+        return min(len(clients) for clients in self.rounds)
 
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
         if round >= len(self.rounds):

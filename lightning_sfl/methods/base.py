@@ -20,17 +20,14 @@ from typing import Any
 
 import lightning
 import torch
-from torch import nn
 
 from lightning_sfl import __version__
 from lightning_sfl.core import events
-from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import Boundary, Reply, Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
-from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.module import Role
 from lightning_sfl.methods.sides import Sides
@@ -70,10 +67,9 @@ class SplitMethod(Sides):
         raise NotImplementedError(f"{type(self).__name__} has no serve()")
 
     def merge(self, plan: Plan) -> None:
-        """Put the participants' halves together: the weighted average of FedAvg."""
-        self.average(plan, self.slots, self.client_half)
-        if self.server_copies:
-            self.average(plan, self.server_slots, self.server_half)
+        """Put the participants' halves together: by default the weighted average of FedAvg."""
+        states = [self.handed_in_by(slot) for slot in range(len(plan.participants))]
+        self.put_together(states, self.weights(plan))
 
     # --- the round --------------------------------------------------------------------------------------------------
 
@@ -162,11 +158,6 @@ class SplitMethod(Sides):
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""
         self.boundary.count("weights", "up", self.owned_bytes)
-
-    def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
-        """Write the weighted average of the first len(participants) halves into `into`."""
-        states = [state_of(halves[slot]) for slot in range(len(plan.participants))]
-        load_state(into, weighted_average(states, self.weights(plan), buffers_of(into), self.bn_buffers))
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 

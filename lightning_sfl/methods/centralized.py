@@ -19,7 +19,7 @@ class Centralized(SplitMethod):
 
     name = "centralized"
     one_at_a_time = True
-    why_not_local = "there are no clients"
+    why_not_local = why_only_averaged = "there are no clients"
 
     @property
     def num_slots(self) -> int:

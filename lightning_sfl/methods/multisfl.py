@@ -49,6 +49,7 @@ class MultiSFL(SplitMethod):
 
     name = "multisfl"
     why_not_local = "branches outlive the rounds, and clients visit them"
+    why_not_moved = "branches do not start a round from the merged network"
     server_copies = True
 
     def __init__(
@@ -122,6 +123,8 @@ class MultiSFL(SplitMethod):
     def num_branches(self) -> int:
         """Branches that train: without an explicit number, no more than clients that have data."""
         return self.branches or min(self.num_slots, len(self.available))
+
+    fewest_merged = num_branches
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -90,6 +90,23 @@ OPTIMIZERS = [
         ["model.client_scheduler='ReduceLROnPlateau' is not allowed", "without a metric"],
     ),
 ]
+FAMILY = [
+    (["--model.aggregator=Medain"], ["model.aggregator: no aggregator", "did you mean Median?", "WeightedAverage"]),
+    (["--model.aggregator=Krum", "--model.aggregator.num_byzantine=-1"], ["aggregator.num_byzantine=-1", ">= 0"]),
+    (["--model.aggregator=Krum", "--model.aggregator.num_byzantine=5"], ["aggregator='Krum'", "13 clients", "not 10"]),
+    (["--model.aggregator=Krum", "--model.aggregator.byzantine=1"], ["did you mean model.aggregator.num_byzantine?"]),
+    (["--model.aggregator=TrimmedMean", "--model.participants=2"], ["aggregator='TrimmedMean'", "needs 3", "not 2"]),
+    (
+        ["--model.aggregator=CosineWeighted", "--model.aggregator.reference=last"],
+        ["reference='last'", "mean or others"],
+    ),
+    (["--model.aggregator=NormClipping", "--model.aggregator.threshold=.nan"], ["aggregator.threshold=nan", "> 0"]),
+    (["--model=SplitLearning", "--model.aggregator=Median"], ["aggregator='Median'", "none in SplitLearning"]),
+    (["--model.merge_optimizer=FedAdma"], ["model.merge_optimizer: no optimizer", "did you mean FedAdam?", "FedYogi"]),
+    (["--model.merge_optimizer=FedYogi", "--model.merge_optimizer.tau=0"], ["model.merge_optimizer", "tau=0.0", "> 0"]),
+    (["--model.merge_optimizer=SGD", "--model.merge_optimizer.lr=.nan"], ["model.merge_optimizer.lr=nan", "finite"]),
+    (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
+]
 NETWORKS = [
     (["--model.cut_layer=poool"], ["model.cut_layer='poool' is not allowed", "nearest valid cuts: pool"]),
     (["--model.cut_layer="], ["model.cut_layer='' is not allowed", "nearest valid cuts: conv1"]),
@@ -132,7 +149,7 @@ TRAINER = [
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *NETWORKS, *TRAINER],
+    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *FAMILY, *NETWORKS, *TRAINER],
     ids=lambda case: case[0][:50],
 )
 def test_is_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:
