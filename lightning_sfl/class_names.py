@@ -15,7 +15,7 @@ import lightning_sfl.backbones
 import lightning_sfl.data
 import lightning_sfl.methods
 from lightning_sfl import callbacks
-from lightning_sfl.core import adaptive, aggregators, selection
+from lightning_sfl.core import adaptive, aggregators, label_selection, oort, power_of_choice, selection
 
 _MODULES: dict[str, tuple[str, tuple[ModuleType, ...], type]] = {
     "model": ("method", (lightning_sfl.methods,), lightning_sfl.methods.SplitMethod),
@@ -23,7 +23,7 @@ _MODULES: dict[str, tuple[str, tuple[ModuleType, ...], type]] = {
     "source": ("source", (lightning_sfl.data,), lightning_sfl.data.Source),
     "partition": ("partition", (lightning_sfl.data,), lightning_sfl.data.Partition),
     "aggregator": ("aggregator", (aggregators,), aggregators.Aggregator),
-    "selection": ("selection", (selection,), selection.Selector),
+    "selection": ("selection", (selection, label_selection, oort, power_of_choice), selection.Selector),
     "merge_optimizer": ("optimizer", (adaptive, torch.optim), torch.optim.Optimizer),
     "optimizer": ("optimizer", (torch.optim,), torch.optim.Optimizer),
     "scheduler": ("scheduler", (lr_scheduler,), lr_scheduler.LRScheduler),

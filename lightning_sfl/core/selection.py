@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from lightning_sfl.core.errors import ConfigError, require
 from lightning_sfl.core.population import Population
 from lightning_sfl.core.randomness import stream
+from lightning_sfl.core.reports import Report
 from lightning_sfl.core.rounds import Plan
 
 
@@ -20,10 +21,12 @@ class Selector(ABC):
     """Chooses the participants of a round from the clients that have data.
 
     depends_on_past: whether choices depend on earlier rounds. Such a selector is a `Memory` besides, changes what it
-    remembers in `observe` only, and so goes on from a checkpoint where it was.
+    remembers in `observe` and `learn` only, and so goes on from a checkpoint where it was.
+    learns: whether it wants to be told work and losses, which take time to find out.
     """
 
     depends_on_past: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     def prepare(  # noqa: B027
         self, population: Population, num_classes: int, participants: int, step_rows: int | None
@@ -33,8 +36,14 @@ class Selector(ABC):
         step_rows: rows that all participants of a local step have together, as configured; None for all they hold.
         """
 
+    def tell_work(self, rows: Sequence[int], seconds: Sequence[float]) -> None:  # noqa: B027
+        """Take note of what a round takes of each client: different rows, and simulated seconds."""
+
     def observe(self, plan: Plan) -> None:  # noqa: B027
         """Take note of a round that is over."""
+
+    def learn(self, round: int, reports: Mapping[int, Report]) -> None:  # noqa: B027
+        """Take note of what it has shown of each client, by id."""
 
     @abstractmethod
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:

@@ -73,11 +73,11 @@ class SplitMethod(Sides):
 
     # --- the round --------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
+    def prepare(self, data: Any, stage: str) -> None:
         """Cut the network, once, and let the selection look at the data."""
-        super().setup(stage)
+        super().prepare(data, stage)
         if stage == "fit":
-            self.selection.prepare(self.population, self.data.num_classes, self.participants, self.step_rows)
+            self.selection.prepare(self.population, data.num_classes, self.participants, self.step_rows)
 
     def on_fit_start(self) -> None:
         """Bring the data to the device and look up who watches."""
@@ -119,7 +119,7 @@ class SplitMethod(Sides):
             self.local_step(batches)
         self.end_clients(plan)
         self.merge(plan)
-        self.selection.observe(plan)
+        self.inform_selection(plan)
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )

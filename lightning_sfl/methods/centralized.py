@@ -19,6 +19,7 @@ class Centralized(SplitMethod):
 
     name = "centralized"
     one_at_a_time = True
+    chooses = False
     why_not_local = why_only_averaged = "there are no clients"
 
     @property

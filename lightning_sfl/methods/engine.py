@@ -12,11 +12,11 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.stacked import Stacked, why_not
-from lightning_sfl.methods.merging import Merging
+from lightning_sfl.methods.informed import Informed
 from lightning_sfl.methods.module import Role
 
 
-class Engine(Merging):
+class Engine(Informed):
     """Forward passes of client halves and of server halves; what a step makes of them is in `Sides`.
 
     Args:

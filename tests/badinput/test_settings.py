@@ -28,7 +28,17 @@ UNKNOWN = [
     (["--model.backbone=DigitCNN"], ["model.backbone: no backbone", "did you mean DigitsCNN?", "ResNet18"]),
     (["--data.source=Digit"], ["data.source: no source", "did you mean Digits?", "Synthetic"]),
     (["--data.partition=Dirichle"], ["data.partition: no partition", "did you mean Dirichlet?", "IID"]),
-    (["--model.selection=Unifrom"], ["model.selection: no selection", "did you mean Uniform?", "FixedSchedule"]),
+    (
+        ["--model.selection=Unifrom"],
+        [
+            "model.selection: no selection",
+            "did you mean Uniform?",
+            "FixedSchedule",
+            "LabelAware",
+            "Oort",
+            "PowerOfChoice",
+        ],
+    ),
     (["--model.client_optimizer=SDG"], ["model.client_optimizer: no optimizer", "did you mean SGD?", "AdamW"]),
     (["--model.client_scheduler=StepRL"], ["model.client_scheduler: no scheduler", "did you mean StepLR?"]),
     (["--trainer.callbacks=EarlyStoping"], ["trainer.callbacks: no callback", "did you mean EarlyStopping?"]),
@@ -105,6 +115,11 @@ FAMILY = [
     (["--model.merge_optimizer=FedAdma"], ["model.merge_optimizer: no optimizer", "did you mean FedAdam?", "FedYogi"]),
     (["--model.merge_optimizer=FedYogi", "--model.merge_optimizer.tau=0"], ["model.merge_optimizer", "tau=0.0", "> 0"]),
     (["--model.merge_optimizer=SGD", "--model.merge_optimizer.lr=.nan"], ["model.merge_optimizer.lr=nan", "finite"]),
+    (["--model.selection=Oort", "--model.selection.clip=2"], ["selection.clip=2.0 is not allowed", "from 0 to 1"]),
+    (["--model.selection=Oort", "--model.selection.epsilon=1"], ["no setting called", "least_exploration"]),
+    (["--model.selection=PowerOfChoice", "--model.selection.candidates=9"], ["candidates=9", ">= participants=10"]),
+    (["--model=Centralized", "--model.selection=Oort"], ["selection='Oort'", "none in Centralized"]),
+    (["--model.cell.compute_flops=[0,1]"], ["cell.compute_flops=[0.0, 1.0] is not allowed", "two numbers > 0"]),
     (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
 ]
 NETWORKS = [
