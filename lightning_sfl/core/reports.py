@@ -34,3 +34,11 @@ class LossLedger:
         """Of those of the clients whose losses were met."""
         found = {client: self.sums[client] for client in dict.fromkeys(clients) if client in self.sums}
         return {c: Report(rows, first / rows, math.sqrt(second / rows)) for c, (rows, first, second) in found.items()}
+
+
+def mean_of(reports: Sequence[Report]) -> Report:
+    """What is usual among these, of which there must be one."""
+    count = len(reports)
+    rows = sum(report.rows for report in reports) // count
+    means = [sum(values) / count for values in zip(*[(r.mean, r.root_mean_square) for r in reports], strict=True)]
+    return Report(rows, *means)

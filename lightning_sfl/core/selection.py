@@ -76,13 +76,7 @@ class FixedSchedule(Selector):
     """
 
     def __init__(self, path: str) -> None:
-        file = Path(path)
-        require(file.is_file(), "selection.path", path, "an existing JSON file with one list of clients per round")
-        try:
-            self.rounds = _rounds_of(json.loads(file.read_text()))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"selection.path={path!r} is not a schedule: {error}") from None
-        require(bool(self.rounds), "selection.path", path, "a schedule with at least one round")
+        self.rounds = read_rounds("selection.path", path)
 
     def most(self, participants: int) -> int:
         return max(len(clients) for clients in self.rounds)
@@ -97,6 +91,18 @@ class FixedSchedule(Selector):
         if strangers:
             raise ConfigError(f"schedule round {round} lists clients {strangers} that do not exist or have no data")
         return self.rounds[round]
+
+
+def read_rounds(key: str, path: str) -> list[list[int]]:
+    """Clients by round, out of a file in one of the formats of `FixedSchedule`; `key` names the setting in errors."""
+    file = Path(path)
+    require(file.is_file(), key, path, "an existing JSON file with one list of clients per round")
+    try:
+        rounds = _rounds_of(json.loads(file.read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{key}={path!r} is not a schedule: {error}") from None
+    require(bool(rounds), key, path, "a schedule with at least one round")
+    return rounds
 
 
 def _rounds_of(document: object) -> list[list[int]]:

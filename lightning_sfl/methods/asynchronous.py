@@ -41,6 +41,7 @@ class AsynchronousMethod(SplitMethod):
     """
 
     one_at_a_time = True
+    why_full = "clients come and go on its own clock"
 
     def __init__(
         self,

@@ -45,8 +45,8 @@ class SplitMethod(Sides):
         return plan_round(self.seed, index, chosen, rows, self.work, self.client_order)
 
     def participants_of(self, index: int) -> list[int]:
-        """Clients of round `index`, as the selection lists them."""
-        return self.selection.select(index, self.available, self.participants, self.seed)
+        """Clients of round `index`, as the selection lists them, but for those that stay away."""
+        return self.attending(index)
 
     @property
     def num_expected(self) -> int:
@@ -68,8 +68,10 @@ class SplitMethod(Sides):
 
     def merge(self, plan: Plan) -> None:
         """Put the participants' halves together: by default the weighted average of FedAvg."""
-        states = [self.handed_in_by(slot) for slot in range(len(plan.participants))]
-        self.put_together(states, self.weights(plan))
+        weights = self.weights(plan)
+        self.put_together(
+            [self.handed_in_by(slot) for slot in plan.finishers], [weights[slot] for slot in plan.finishers]
+        )
 
     # --- the round --------------------------------------------------------------------------------------------------
 
@@ -77,7 +79,7 @@ class SplitMethod(Sides):
         """Cut the network, once, and let the selection look at the data."""
         super().prepare(data, stage)
         if stage == "fit":
-            self.selection.prepare(self.population, data.num_classes, self.participants, self.step_rows)
+            self.selection.prepare(self.population, data.num_classes, self.asked, self.step_rows)
 
     def on_fit_start(self) -> None:
         """Bring the data to the device and look up who watches."""
@@ -90,11 +92,14 @@ class SplitMethod(Sides):
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
         self.train()
         self.tally = Tally()
+        scalars = {"round": float(self.current_epoch)}
         with untouched_generators(self.device):
-            self.train_round(self.plan(self.current_epoch))
-        loss, accuracy = self.tally.read()
-        rates = {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
-        scalars = {"train/loss": loss, "train/acc": accuracy, "round": float(self.current_epoch), **rates}
+            if self.takes_place(self.current_epoch):
+                self.train_round(self.in_time(self.plan(self.current_epoch)))
+                scalars["train/loss"], scalars["train/acc"] = self.tally.read()
+            else:
+                self.call_off(self.current_epoch)
+        scalars |= {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
         self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
         self.restart_optimizers()
         self.step_schedules()
@@ -123,9 +128,8 @@ class SplitMethod(Sides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        self.emit(
-            events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), self.scalars()
-        )
+        scalars = {**self.attended, **self.scalars()}
+        self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
@@ -148,12 +152,14 @@ class SplitMethod(Sides):
         return float(num_rows if self.weighting == "rows" else len(self.population.rows[client]))
 
     def end_clients(self, plan: Plan) -> None:
-        """Every participant hands in what it trained."""
+        """Every participant hands in what it trained, unless it is late."""
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
-            self.send_weights(slot)
-            self.keep_own(slot, client)
-            self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
+            if slot not in plan.late:
+                self.send_weights(slot)
+                self.keep_own(slot, client)
+            steps, finished = self.steps_taken[slot], slot not in plan.late
+            self.emit(events.ClientEnd, slot, client, half, private, rows, steps, weight, finished)
 
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""

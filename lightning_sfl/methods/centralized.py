@@ -20,7 +20,7 @@ class Centralized(SplitMethod):
     name = "centralized"
     one_at_a_time = True
     chooses = False
-    why_not_local = why_only_averaged = "there are no clients"
+    why_not_local = why_only_averaged = why_full = "there are no clients"
 
     @property
     def num_slots(self) -> int:

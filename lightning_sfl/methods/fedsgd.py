@@ -63,14 +63,16 @@ class FedSGD(SplitMethod):
         return {**gradients_of(halves), **buffers_of(halves)}
 
     def merge(self, plan: Plan) -> None:
-        states, halves = [self.handed_in_by(slot) for slot in range(len(plan.participants))], self.merged_halves()
+        states, halves = [self.handed_in_by(slot) for slot in plan.finishers], self.merged_halves()
+        weights = self.weights(plan)
         buffers = buffers_of(halves)
         nothing = {name: torch.zeros_like(tensor) for name, tensor in states[0].items()}
-        merged = self.aggregated(states, {**nothing, **buffers}, self.weights(plan))
+        merged = self.aggregated(states, {**nothing, **buffers}, [weights[slot] for slot in plan.finishers])
         load_state(halves, {name: merged[name] for name in buffers})
         for name, parameter in halves.named_parameters():
             parameter.grad = merged.get(name)
-        self.step_server([self.server_turn([batches[0] for batches in plan.batches])._replace(half=self.server_half)])
+        turns = [plan.batches[slot][0] for slot in plan.finishers]
+        self.step_server([self.server_turn(turns)._replace(half=self.server_half)])
 
     def guard_step(self, owned: Any, clients: Sequence[int], side: Role, cut_gradients: Sequence[Tensor] = ()) -> None:
         """The one step moves both halves, so they are checked, and bounded by one norm, together."""

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sfl.core.clock import CELL, Cell, Costs, costs_of, durations
 from lightning_sfl.core.errors import require
-from lightning_sfl.core.reports import LossLedger
+from lightning_sfl.core.reports import LossLedger, mean_of
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.core.selection import Uniform
 from lightning_sfl.methods.merging import Merging
@@ -42,12 +42,18 @@ class Informed(Merging):
     def prepare(self, data: Any, stage: str) -> None:
         """Cut the network, and tell the selection what each client's round takes."""
         super().prepare(data, stage)
+        if stage == "fit" and self.looks_at_time:
+            self.work_costs = self.costs(data.example()[:1])
         if stage == "fit" and self.selection.learns:
             steps = [self.work.steps(size) if size else 0 for size in self.population.sizes]
             full = [n * self.work.rows_per_step(size) for size, n in zip(self.population.sizes, steps, strict=True)]
             rows = [min(pair) for pair in zip(self.population.sizes, full, strict=True)]
-            costs = self.costs(data.example()[:1])
-            self.selection.tell_work(rows, [self.seconds(client, n, costs) for client, n in enumerate(steps)])
+            self.selection.tell_work(rows, [self.seconds(client, n) for client, n in enumerate(steps)])
+
+    @property
+    def looks_at_time(self) -> bool:
+        """Whether it has to be known what a row costs."""
+        return self.selection.learns
 
     def costs(self, row: Tensor) -> Costs:
         """What a row costs a client: its half and what leaves it, or the whole network and nothing."""
@@ -56,10 +62,10 @@ class Informed(Merging):
         whole = costs_of(nn.Sequential(self.client_half, self.server_half), row)
         return Costs(whole.flops, 0.0, whole.model_bits)
 
-    def seconds(self, client: int, num_steps: int, costs: Costs) -> float:
+    def seconds(self, client: int, num_steps: int) -> float:
         """Simulated time of so many full batches of a client, there and back, and of sending what it has trained."""
         rows = self.work.rows_per_step(self.population.sizes[client])
-        takes = durations(self.cell, costs, self.seed, client, rows, self.num_slots)
+        takes = durations(self.cell, self.work_costs, self.seed, client, rows, self.num_slots)
         return num_steps * (2 * takes.process_s + takes.send_batch_s) + takes.send_model_s
 
     @torch.no_grad()
@@ -69,8 +75,13 @@ class Informed(Merging):
         self.ledger.add(clients, sizes, losses.view(len(labels), -1).mean(dim=1))
 
     def inform_selection(self, plan: Plan) -> None:
-        """Hand over what the round has shown."""
+        """Hand over what the round has shown; who is late is taken to be like the others, as Oort's code has it."""
         self.selection.observe(plan)
         if self.selection.learns:
-            self.selection.learn(plan.index, self.ledger.reports(plan.participants))
+            done = [plan.participants[slot] for slot in plan.finishers]
+            late = [plan.participants[slot] for slot in plan.late]
+            reports = self.ledger.reports(done)
+            if late:
+                reports |= dict.fromkeys(late, mean_of([*reports.values()]))
+            self.selection.learn(plan.index, reports)
             self.ledger = LossLedger()

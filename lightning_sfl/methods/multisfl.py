@@ -48,8 +48,7 @@ class MultiSFL(SplitMethod):
     """
 
     name = "multisfl"
-    why_not_local = "branches outlive the rounds, and clients visit them"
-    why_not_moved = "branches do not start a round from the merged network"
+    why_not_local = why_not_hurried = why_not_moved = "branches outlive the rounds, and clients visit them"
     server_copies = True
 
     def __init__(
@@ -78,7 +77,7 @@ class MultiSFL(SplitMethod):
 
     def participants_of(self, index: int) -> list[int]:
         chosen = super().participants_of(index)
-        return [chosen[branch % len(chosen)] for branch in range(self.num_branches)]
+        return [chosen[branch % len(chosen)] for branch in range(self.num_branches) if chosen]
 
     def train_round(self, plan: Plan) -> None:
         self.desk.start_round(plan)
@@ -141,9 +140,10 @@ class MultiSFL(SplitMethod):
 
     def memory(self) -> dict[str, Any]:
         pairs = list(zip(self.slots, self.server_slots, strict=True))[: self.num_branches if self.population else 0]
-        return {"branches": [[state_of(half) for half in pair] for pair in pairs], "desk": self.desk.state()}
+        return super().memory() | {"branches": [[*map(state_of, pair)] for pair in pairs], "desk": self.desk.state()}
 
     def recall(self, memory: dict[str, Any]) -> None:
+        super().recall(memory)
         for slot, (client, server) in enumerate(memory["branches"]):
             load_state(self.slots[slot], client)
             load_state(self.server_slots[slot], server)

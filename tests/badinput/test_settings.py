@@ -120,6 +120,13 @@ FAMILY = [
     (["--model.selection=PowerOfChoice", "--model.selection.candidates=9"], ["candidates=9", ">= participants=10"]),
     (["--model=Centralized", "--model.selection=Oort"], ["selection='Oort'", "none in Centralized"]),
     (["--model.cell.compute_flops=[0,1]"], ["cell.compute_flops=[0.0, 1.0] is not allowed", "two numbers > 0"]),
+    (["--model.attendance.availability=0"], ["attendance.availability=0.0 is not allowed: above 0, at most 1"]),
+    (["--model.attendance.overcommit=.inf"], ["attendance.overcommit=inf is not allowed: a finite number >= 1"]),
+    (["--model.attendance.quorum=11"], ["attendance.quorum=11 is not allowed: at most participants=10"]),
+    (["--model.attendance.trace=no.json"], ["attendance.trace='no.json' is not allowed: an existing JSON file"]),
+    (["--model.attendance.absence=1"], ["no setting called", "'attendance.absence'"]),
+    (["--model=SFLV2", "--model.attendance.deadline_s=1"], ["attendance.deadline_s=1.0", "one client steps at a time"]),
+    (["--model=GAS", "--model.attendance.availability=0.5"], ["attendance.availability=0.5", "its own clock"]),
     (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
 ]
 NETWORKS = [
