@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with the project's defaults, three commands of its own, and errors of one line."""
+"""The command line: LightningCLI with the project's defaults, commands of its own, and errors of one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
-from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, write_predictions
+from lightning_sfl.commands import ABOUT, ABOUT_COMMANDS, CommandTrainer, show_cuts, show_partition, write_predictions
 from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
@@ -29,26 +29,16 @@ from lightning_sfl.console import fail, quiet_warnings, shown
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.parser import OneLineParser
-from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
+from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
-ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
-fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
-ones overriding earlier ones, or are given as --name value. More commands: `sweep` trains a grid of
-settings and seeds, `compare` makes tables and pictures of runs (--help explains both), and `doctor` examines the
-installation and says what to mend."""
-ABOUT_COMMANDS = {
-    "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
-    "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",
-    "test": "Judge a checkpoint on the test rows: --resume a run, or --ckpt_path and the run's config.",
-    "predict": "Write the most likely class of every test row to predictions.csv.",
-}
 INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
 
 
 class SFLCLI(LightningCLI):
-    """fit, validate, test, predict, cuts and partition."""
+    """fit, validate, test, predict, cuts, partition and check."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.typed = next(iter(kwargs["args"]), "")
@@ -64,7 +54,7 @@ class SFLCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Commands and the arguments of the Trainer's method that the config supplies."""
-        own = {"cuts": {"model", "datamodule"}, "partition": {"model", "datamodule"}}
+        own = {command: {"model", "datamodule"} for command in ("cuts", "partition", "check")}
         return {**LightningCLI.subcommands(), **own}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -76,8 +66,9 @@ class SFLCLI(LightningCLI):
         """One seed for data and model, and a config key for each default callback."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
-        for key, callback in callbacks.DEFAULTS.items():
+        for key, callback in {**callbacks.DEFAULTS, **callbacks.OPTIONAL}.items():
             parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({f"{key}.every": 0 for key in callbacks.OPTIONAL})
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_argument(
             "--threads",
@@ -106,6 +97,7 @@ class SFLCLI(LightningCLI):
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
         check_trainer(settings.trainer)
+        check_modes(settings.trainer.callbacks)
         check_arguments(FederatedData, settings.data, "data")
         check_nulls(settings)
         unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
@@ -121,12 +113,19 @@ class SFLCLI(LightningCLI):
         settings = self.config[self.subcommand]
         with plain_errors(settings):
             if self.subcommand not in LightningCLI.subcommands():
+                check_method(self.model)
                 self.datamodule.setup("fit")
+                if self.subcommand == "partition":
+                    check_folder(settings.output, "output")
                 return
             rounds = settings.trainer.max_epochs if self.subcommand == "fit" else 0
             rehearse(self.model, self.datamodule, rounds)
-            check_checkpoint(self.model, self.checkpoint(), rounds)
+            check_checkpoint(self.model, self.checkpoint(), rounds, settings.resume)
             if rounds:
+                watching = self.trainer.callbacks  # type: ignore[attr-defined]
+                check_monitors(self.model, self.datamodule.eval_set, watching)
+                check_watchers(self.datamodule, watching)
+            if self.subcommand in ("fit", "predict"):
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -164,9 +163,10 @@ class SFLCLI(LightningCLI):
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         resumed = self._get(self.config, "resume")
         if resumed is not None and "ckpt_path" in arguments:
-            newest = self.checkpoint()
+            arguments["ckpt_path"] = newest = self.checkpoint()
             click.echo(f"{resumed}: {newest.name if newest else 'no checkpoint yet, from the start'}")
-            arguments["ckpt_path"] = newest
+        elif "ckpt_path" in arguments and arguments["ckpt_path"] is None and subcommand != "fit":
+            click.echo("no checkpoint was named: this is about the network as it was built, without any training")
         return arguments
 
     def after_fit(self) -> None:
@@ -186,6 +186,14 @@ class SFLCLI(LightningCLI):
         """Print the table of classes per client; write its picture and the manifest."""
         show_partition(datamodule, Path(output))
 
+    def check(
+        self, model: SplitMethod, datamodule: FederatedData, clients: int, rows: int, skip: list[str] | None
+    ) -> None:
+        """Print a line for every equivalence and self-test; exit code 1 when one fails."""
+        from lightning_sfl.check_command import check_all
+
+        sys.exit(check_all(self, clients, rows, skip or ()))
+
     def predict(self, **arguments: Any) -> None:
         """Write the predicted classes of the test rows to predictions.csv in the root folder."""
         write_predictions(self.trainer.predict(**arguments) or [], Path(self.trainer.default_root_dir))
@@ -204,14 +212,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet_warnings()
     try:
         if given[:1] == ["doctor"]:
-            from lightning_sfl.doctor import examine
+            from lightning_sfl.doctor import main as doctor
 
-            sys.exit(examine())
+            sys.exit(doctor(given[1:]))
         run(given)
     except (ConfigError, DataError, MisconfigurationException) as error:
         fail(one_line(error))
     except SFLError as error:
         fail(one_line(error), code=1)
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):  # that a class of the user's should give
+            raise
+        fail(one_line(error))
     except KeyboardInterrupt:
         fail(INTERRUPTED, code=130)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, after it has shut down what was running
@@ -222,9 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
-    for command, about in ABOUT_COMMANDS.items():
-        strict[command]["description"] = about
+    about = {command: {"description": text} for command, text in ABOUT_COMMANDS.items()}
+    strict: Any = {command: {"allow_abbrev": False, **about.get(command, {})} for command in SFLCLI.subcommands()}
     return SFLCLI(
         SplitMethod,
         FederatedData,

@@ -13,6 +13,24 @@ from lightning.pytorch import Trainer
 from lightning_sfl.core.split import cuts
 from lightning_sfl.data.table import class_table, draw_classes, format_table
 
+ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
+fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
+ones overriding earlier ones, or are given as --name value. More commands: `sweep` trains a grid of
+settings and seeds, `compare` makes tables and pictures of runs, `gradients` asks what each method would do at one
+checkpoint (--help explains them); `check` tests your own network and method, and `doctor` examines the installation
+and says what to mend."""
+ABOUT_COMMANDS = {
+    "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
+    "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",
+    "test": "Judge a checkpoint on the test rows: --resume a run, or --ckpt_path and the run's config.",
+    "predict": "Write the most likely class of every test row to predictions.csv.",
+    "check": "Run equivalences and self-tests on your own network, cut, data and method, on a handful of your rows. One"
+    " line each: ok, failed, or not applicable with the reason; what was compared; the difference that was measured."
+    " Exit code 0 when all that apply hold, 1 when one fails, 2 when the settings cannot work. It takes the configs and"
+    " options of fit and writes nothing. A line that a method breaks on purpose is left out by --skip, or by the"
+    " method's departures(), which says why.",
+}
+
 
 class CommandTrainer(Trainer):
     """Lightning's Trainer: rounds (max_epochs), precision, device, folder of the runs, callbacks of your own.
@@ -35,6 +53,19 @@ class CommandTrainer(Trainer):
             model: not used.
             datamodule: what is shown.
             output: folder for the picture and the manifest.
+        """
+
+    def check(
+        self, model: Any, datamodule: Any, clients: int = 4, rows: int = 8, skip: list[str] | None = None
+    ) -> None:
+        """Run the equivalences and self-tests.
+
+        Args:
+            model: what is checked.
+            datamodule: gives the rows.
+            clients: how many of the data's clients take part in the checks, 2 or more.
+            rows: rows of each, 4 or more; they become more by themselves when the method refuses to train on so few.
+            skip: names of lines to leave out, such as [one_step] for a method that scales its gradients on purpose.
         """
 
 

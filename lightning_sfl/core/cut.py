@@ -6,9 +6,10 @@ inside a block that passes several values on; a tuple is carried whole, with the
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -64,7 +65,8 @@ class Reply:
 
     raw: one (rows, ...) tensor per part, as the server's backward left it; sent: the same after the method's own
     scaling or mixing; logits and logits_gradient: of these rows as the loss saw them, kept only when somebody watches;
-    replayed: rows of others that its loss was averaged over too.
+    replayed: rows of others that its loss was averaged over too. averaged: rows that the loss was averaged over, None
+    for the upload's own; factor: by which the method multiplied `sent` (`scaled` notes it), mixing left aside.
     """
 
     upload: Upload
@@ -73,6 +75,8 @@ class Reply:
     logits: Tensor | None = None
     logits_gradient: Tensor | None = None
     replayed: int = 0
+    averaged: int | None = None
+    factor: float = 1.0
 
 
 class Boundary:
@@ -107,7 +111,7 @@ def join(uploads: Sequence[Upload]) -> Smashed:
     """Received data of several uploads as one batch, in this order; its parts are fresh leaves that want gradients."""
     first = uploads[0].received
     columns = zip(*(parts(upload.received) for upload in uploads), strict=True)
-    joined = [torch.cat(column) if len(column) > 1 else column[0] for column in columns]
+    joined = [torch.cat(column) if len(column) > 1 else column[0].clone() for column in columns]
     return like(first, [part.detach().requires_grad_() for part in joined])
 
 
@@ -121,7 +125,19 @@ def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> lis
     rows = list(zip(*columns, strict=True))
     outputs = logits.detach().split(sizes)
     watched = logits.grad.split(sizes) if logits.retains_grad and logits.grad is not None else [None] * len(sizes)
-    return [Reply(*fields) for fields in zip(uploads, rows, rows, outputs, watched, strict=True)]
+    answered = zip(uploads, rows, rows, outputs, watched, strict=True)
+    return [Reply(*fields, averaged=sum(sizes)) for fields in answered]
+
+
+def scaled(answer: Reply, factor: float) -> Reply:
+    """The same with what is sent multiplied by a factor, which is noted."""
+    return replace(answer, sent=tuple(part * factor for part in answer.sent), factor=answer.factor * factor)
+
+
+def averaged_over(answer: Reply, rows: int) -> Reply:
+    """The same at the scale of a mean over so many rows: what the method itself divided and multiplied by is undone."""
+    now = (answer.upload.num_rows if answer.averaged is None else answer.averaged) / answer.factor
+    return answer if math.isclose(now, rows, rel_tol=1e-12) else scaled(answer, now / rows)
 
 
 def raw_of(answers: Sequence[Reply]) -> list[Tensor]:
@@ -145,5 +161,5 @@ def rows_of(uploads: Sequence[Upload]) -> int:
 
 
 def cloned(received: Smashed) -> Smashed:
-    """Copies for the server half: an in-place operation right behind the cut must meet neither a leaf nor an upload."""
+    """Copies for the server half: an in-place operation right behind the cut must not meet a leaf."""
     return tuple(part.clone() for part in received) if isinstance(received, tuple) else received.clone()

@@ -63,6 +63,11 @@ class Batch:
     def num_rows(self) -> int:
         return len(self.rows)
 
+    @property
+    def place(self) -> int:
+        """Number of its sweep."""
+        return self.local_step if self.sweep is None else self.sweep
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -85,7 +90,7 @@ class Plan:
         """Lock-step sweeps: in sweep t every client that has a t-th batch takes it; short clients drop out."""
         sweeps: dict[int, list[Batch]] = {}
         for batch in chain.from_iterable(self.batches):
-            sweeps.setdefault(batch.local_step if batch.sweep is None else batch.sweep, []).append(batch)
+            sweeps.setdefault(batch.place, []).append(batch)
         for number in sorted(sweeps):
             yield sweeps[number]
 
@@ -94,6 +99,13 @@ class Plan:
         for batches in self.batches:
             for batch in batches:
                 yield [batch]
+
+    def sweep_rows(self) -> Counter[int]:
+        """Rows of all participants together in each lock-step sweep, by its number."""
+        found: Counter[int] = Counter()
+        for batch in chain.from_iterable(self.batches):
+            found[batch.place] += batch.num_rows
+        return found
 
     @property
     def num_rows(self) -> list[int]:

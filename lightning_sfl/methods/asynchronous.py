@@ -101,16 +101,20 @@ class AsynchronousMethod(SplitMethod):
 
     def plan(self, index: int) -> Plan:
         if self.participation == "per_round":
-            plan = super().plan(index)
-            self.visits.start_together(plan, self.newcomer_count())
-            self.quorum = len(plan.participants)
-            return plan
+            return self.follow(super().plan(index))
         first = in_order(self.participants_of(0), self.client_order, self.seed, 0)
         for slot in range(len(first)):
             if slot not in self.visits.in_slot:
                 self.admit(slot, first[slot] if slot not in self.visits.left else None)
         self.quorum = self.model_buffer or len(first)
         return Plan(index, self.visits.clients, ())
+
+    def follow(self, plan: Plan) -> Plan:
+        """Its clients start together, and nobody takes the place of one that is done."""
+        self.participation = "per_round"
+        self.visits.start_together(plan, self.newcomer_count())
+        self.quorum = len(plan.participants)
+        return plan
 
     def admit(self, slot: int, client: int | None = None) -> None:
         """A client, or whoever the draw says, takes a free slot."""
@@ -130,7 +134,9 @@ class AsynchronousMethod(SplitMethod):
         """A client begins, or goes on in another round from where it stands."""
         visit = self.visits.in_slot[slot]
         visit.rows, self.steps_taken[slot] = 0, 0
-        if not visit.loaded:
+        if visit.loaded and self.starts_merged:
+            self.keep_own(slot, visit.client)
+        if not visit.loaded or self.starts_merged:
             self.load_slot(slot)
             self.give_own(slot, visit.client)
             self.receive_weights(slot)
@@ -170,6 +176,13 @@ class AsynchronousMethod(SplitMethod):
 
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)
+
+    def uploads_ahead(self, plan: Plan) -> dict[int, int]:
+        newcomers = self.available if self.participation == "replaced" else None
+        return {0: self.visits.arrivals_until(self.quorum, self.population.rows, newcomers)}
+
+    def joint_rows(self, upload: Upload) -> int:
+        return self.visits.rows_under_way()
 
     def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         if self.client_momentum == "shared":

@@ -29,11 +29,11 @@ from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
 from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.matched import MatchedSides
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.sides import Sides
 
 
-class SplitMethod(Sides):
+class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
 
     # --- what a method says -----------------------------------------------------------------------------------------
@@ -43,6 +43,10 @@ class SplitMethod(Sides):
         chosen = self.participants_of(index)
         rows = [self.population.rows[client] for client in chosen]
         return plan_round(self.seed, index, chosen, rows, self.work, self.client_order)
+
+    def follow(self, plan: Plan) -> Plan:
+        """Take up a plan that was made elsewhere, in place of the method's own: the plan that is carried out."""
+        return plan
 
     def participants_of(self, index: int) -> list[int]:
         """Clients of round `index`, as the selection lists them, but for those that stay away."""
@@ -65,6 +69,10 @@ class SplitMethod(Sides):
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         """Train the server half on these uploads and answer each with its cut gradient, in the same order."""
         raise NotImplementedError(f"{type(self).__name__} has no serve()")
+
+    @property
+    def answers_uploads(self) -> bool:
+        return type(self).serve is not SplitMethod.serve
 
     def merge(self, plan: Plan) -> None:
         """Put the participants' halves together: by default the weighted average of FedAvg."""
@@ -117,6 +125,7 @@ class SplitMethod(Sides):
     def train_round(self, plan: Plan) -> None:
         """Local steps until the plan is done, then the merge."""
         self.feed = Feed(self.population, plan)
+        self.match(plan)
         self.steps_taken = Counter()
         self.boundary.start_round()
         self.emit(events.RoundStart, plan.participants, self.client_half, self.server_half)
@@ -128,12 +137,12 @@ class SplitMethod(Sides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        scalars = {**self.attended, **self.scalars()}
+        scalars = {**self.attended, **self.matched_scalars(), **self.scalars()}
         self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
-        self.download(self.serve(self.upload(batches)))
+        self.download(self.answer(self.upload(batches)))
 
     def scalars(self) -> dict[str, float]:
         """What the method itself keeps count of, by tag; told at the end of every round."""
@@ -178,6 +187,10 @@ class SplitMethod(Sides):
         """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
         return not self.selection.depends_on_past
 
+    def departures(self) -> dict[str, str]:
+        """Lines of `train.py check` that do not hold for this method by design -> why."""
+        return {}
+
     def describe(self) -> list[str]:
         """What one should know before training starts, line by line."""
         rounds = self.trainer.max_epochs or 0
@@ -185,6 +198,7 @@ class SplitMethod(Sides):
             f"method: {self.method_name} (revision {self.revision}), seed {self.seed}",
             f"cut: {self.split.certificate.describe()}",
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
+            *([f"matched: {self.dynamics.said()}"] if self.dynamics.matched else []),
             f"placement: local, one process on {self.device}, {torch.get_num_threads()} CPU threads",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",

@@ -34,7 +34,7 @@ class Informed(Merging):
 
     def __init__(self, backbone: nn.Module, cut_layer: str, *, cell: Cell = CELL, **kwargs: Any) -> None:
         super().__init__(backbone, cut_layer, **kwargs)
-        self.cell, self.ledger = cell, LossLedger()
+        self.cell, self.losses_met = cell, LossLedger()
         name, owner = type(self.selection).__name__, type(self).__name__
         chosen = self.chooses or isinstance(self.selection, Uniform)
         require(chosen, "selection", name, f"none in {owner}, where there are no clients to choose")
@@ -72,7 +72,7 @@ class Informed(Merging):
     def note_losses(self, logits: Tensor, labels: Tensor, clients: Sequence[int], sizes: Sequence[int]) -> None:
         """Enter the loss of every row; sizes[i] rows are of clients[i]."""
         losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-        self.ledger.add(clients, sizes, losses.view(len(labels), -1).mean(dim=1))
+        self.losses_met.add(clients, sizes, losses.view(len(labels), -1).mean(dim=1))
 
     def inform_selection(self, plan: Plan) -> None:
         """Hand over what the round has shown; who is late is taken to be like the others, as Oort's code has it."""
@@ -80,8 +80,8 @@ class Informed(Merging):
         if self.selection.learns:
             done = [plan.participants[slot] for slot in plan.finishers]
             late = [plan.participants[slot] for slot in plan.late]
-            reports = self.ledger.reports(done)
+            reports = self.losses_met.reports(done)
             if late:
                 reports |= dict.fromkeys(late, mean_of([*reports.values()]))
             self.selection.learn(plan.index, reports)
-            self.ledger = LossLedger()
+            self.losses_met = LossLedger()

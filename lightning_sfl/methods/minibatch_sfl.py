@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_sfl.core.cut import Reply, Upload, cloned, join, parts, raw_of, rows_of
+from lightning_sfl.core.cut import Reply, Upload, cloned, join, parts, raw_of, rows_of, scaled
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Plan, plan_round, proportional_sizes
 from lightning_sfl.core.state import untouched_buffers
@@ -80,14 +80,17 @@ class MiniBatchSFL(SplitMethod):
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         answers = self.backward_server([uploads])
         if self.client_gradient_scale == "local_mean" and len(uploads) > 1:
-            joint = rows_of(uploads)
-            answers = [self.alone(each) if self.separate_forward else own_mean(each, joint) for each in answers]
+            answers = [self.own_mean(answer, rows_of(uploads)) for answer in answers]
         self.step_server([self.server_turn(uploads)], raw_of(answers))
         return answers
 
-    def alone(self, answer: Reply) -> Reply:
-        """The gradient of the mean loss of a client's rows without the others'; the server half stays as it is."""
+    def own_mean(self, answer: Reply, joint_rows: int) -> Reply:
+        """The gradient of the mean loss of a client's own rows."""
         upload = answer.upload
+        return self.alone(upload) if self.separate_forward else scaled(answer, joint_rows / upload.num_rows)
+
+    def alone(self, upload: Upload) -> Reply:
+        """The same from these rows without the others'; the server half stays as it is."""
         received = join([upload])
         self.draw_from("server", upload)
         with untouched_buffers(self.server_half):
@@ -95,9 +98,3 @@ class MiniBatchSFL(SplitMethod):
             loss = self.loss(logits, upload.labels)
             *gradients, at_logits = torch.autograd.grad(loss, [*parts(received), logits], materialize_grads=True)
         return Reply(upload, tuple(gradients), tuple(gradients), logits.detach(), at_logits)
-
-
-def own_mean(answer: Reply, joint_rows: int) -> Reply:
-    """A slice of the joint mean's gradient, rescaled to the mean over the client's own rows."""
-    factor = joint_rows / answer.upload.num_rows
-    return replace(answer, sent=tuple(part * factor for part in answer.raw))

@@ -25,9 +25,9 @@ from lightning_sfl.core.evaluation import evaluated
 from lightning_sfl.core.replay import BY_DEFAULT, Replay
 from lightning_sfl.core.replay_desk import ReplayDesk
 from lightning_sfl.core.rounds import Batch, ClientOrder, Plan
+from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.core.state import load_state, squared_gradient_norm, state_of
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.methods.sides import ServerTurn
 
 
 class MultiSFL(SplitMethod):
@@ -52,19 +52,13 @@ class MultiSFL(SplitMethod):
     server_copies = True
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        cut_layer: str,
-        branches: int | None = None,
-        pull: float = 0.1,
+        self, backbone: nn.Module, cut_layer: str, branches: int | None = None, pull: float = 0.1,
         replay: Replay = BY_DEFAULT,
         client_forward: Literal["single", "double_eval"] = "single",
         server_forward: Literal["joint", "separate"] = "joint",
         client_order: ClientOrder = "selected",
-        persist_client_optimizer: bool = True,
-        persist_server_optimizer: bool = True,
-        **kwargs: Any,
-    ) -> None:
+        persist_client_optimizer: bool = True, persist_server_optimizer: bool = True, **kwargs: Any,
+    ) -> None:  # fmt: skip
         kwargs |= {"client_order": client_order, "persist_server_optimizer": persist_server_optimizer}
         super().__init__(backbone, cut_layer, weighting="uniform", **kwargs)
         require(branches is None or branches >= 1, "branches", branches, "an integer >= 1, or null")
@@ -85,6 +79,8 @@ class MultiSFL(SplitMethod):
 
     def load_slot(self, slot: int) -> None:
         """A branch goes on from where it stands."""
+        if self.starts_merged:
+            super().load_slot(slot)
 
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         return evaluated(self.slots[batch.slot], x) if self.client_forward == "double_eval" else None
@@ -100,8 +96,8 @@ class MultiSFL(SplitMethod):
         half, sizes = self.server_of(uploads[0].slot), [uploads[0].num_rows, rows_of(uploads[1:])]
         return torch.cat([half(part) for part in cut_up(received, sizes)])
 
-    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
-        super().step_server(stepped, cut_gradients)
+    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        super().move_server(stepped, cut_gradients)
         for turn in stepped:
             self.desk.note_step(turn.branch, squared_gradient_norm(turn.half))
 

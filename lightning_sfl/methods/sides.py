@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +16,11 @@ from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.rounds import Batch, Feed
+from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.engine import Engine
 from lightning_sfl.methods.module import Role
-
-
-class ServerTurn(NamedTuple):
-    """A step of one server half: which copy, on whose rows, how many."""
-
-    branch: int
-    client_ids: tuple[int, ...]
-    num_rows: int
-    half: nn.Module
 
 
 class Sides(Engine):
@@ -166,6 +157,10 @@ class Sides(Engine):
         return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server", sizes)
 
     def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        """Server halves have their gradients: they move, unless other uploads are to have a part in the step."""
+        self.move_server(stepped, cut_gradients)
+
+    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """Check, clip and step server halves; what is about to be sent back is checked with them."""
         for turn in stepped:
             self.emit(events.ServerBackward, *turn)

@@ -26,6 +26,7 @@ from lightning_sfl.methods import (
     Centralized,
     FedAvg,
     FedSGD,
+    HoloGrad,
     MiniBatchSFL,
     Mix2SFL,
     MultiSFL,
@@ -35,7 +36,7 @@ from lightning_sfl.methods import (
 from tests.tiny import METHODS, Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2, 7, 6)
-ATTENDING = [method for method in METHODS if method not in (GAS, Centralized)]
+ATTENDING = [method for method in METHODS if method not in (GAS, Centralized, HoloGrad)]
 HURRIED = [SFL, SFLV1, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD]
 RARE = Attendance(availability=0.4, quorum=2)
 
@@ -242,6 +243,7 @@ def test_splitfed_v1_is_fedavg_with_late_clients_only_as_far_as_time_goes() -> N
     ("cls", "attendance", "named"),
     [
         (GAS, Attendance(availability=0.5), r"availability=0.5 is not allowed: 1.0 in GAS, as clients come and go"),
+        (HoloGrad, Attendance(availability=0.5), r"availability=0.5 is not allowed: 1.0 in HoloGrad, as `stragglers`"),
         (Centralized, Attendance(quorum=2), r"quorum=2 is not allowed: 1 in Centralized, as there are no clients"),
         (SFLV2, Attendance(overcommit=1.5), r"overcommit=1.5 is not allowed: 1.0 in SFLV2, as one client steps"),
         (SplitLearning, Attendance(deadline_s=1.0), r"deadline_s=1.0 is not allowed: None in SplitLearning"),

@@ -14,11 +14,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_sfl.core.adaptive import FedAdam, FedYogi
 from lightning_sfl.core.aggregators import Median
 from lightning_sfl.core.errors import CheckpointError, ConfigError
-from lightning_sfl.methods import GAS, SFL, SFLV1, Centralized, FedAvg, FedSGD, MultiSFL, SplitLearning, SplitMethod
+from lightning_sfl.methods import (
+    GAS,
+    SFL,
+    SFLV1,
+    Centralized,
+    FedAvg,
+    FedSGD,
+    HoloGrad,
+    MultiSFL,
+    SplitLearning,
+    SplitMethod,
+)
 from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2)
-REFUSING = (SplitLearning, Centralized, MultiSFL, FedSGD)
+REFUSING = (SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad)
 Factory = Callable[[Any], torch.optim.Optimizer]
 
 

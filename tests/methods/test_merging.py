@@ -28,6 +28,7 @@ from lightning_sfl.methods import (
     Centralized,
     FedAvg,
     FedSGD,
+    HoloGrad,
     MiniBatchSFL,
     MultiSFL,
     SplitLearning,
@@ -49,7 +50,7 @@ from tests.tiny import (
 )
 
 SIZES = (5, 4, 9, 2, 6)
-MERGING = [method for method in METHODS if method not in (SplitLearning, Centralized)]
+MERGING = [method for method in METHODS if method not in (SplitLearning, Centralized, HoloGrad)]
 RULES: list[Aggregator] = [
     CosineWeighted(),
     DeviationClipping(1.0),
@@ -183,7 +184,7 @@ def test_it_repeats_resumes_and_is_not_changed_by_watching(
 # --- where there is nothing to aggregate ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", [SplitLearning, Centralized])
+@pytest.mark.parametrize("cls", [SplitLearning, Centralized, HoloGrad])
 def test_what_is_not_merged_has_no_aggregator(cls: type[SplitMethod]) -> None:
     with pytest.raises(ConfigError, match=f"aggregator='Median' is not allowed: none in {cls.__name__}, as") as refusal:
         build(cls, aggregator=Median())
