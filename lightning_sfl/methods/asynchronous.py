@@ -42,6 +42,7 @@ class AsynchronousMethod(SplitMethod):
 
     one_at_a_time = True
     why_full = "clients come and go on its own clock"
+    why_same_work = "visits go on from round to round"
 
     def __init__(
         self,

@@ -100,11 +100,13 @@ class SplitMethod(MatchedSides):
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
         self.train()
         self.tally = Tally()
+        self.set_work(self.current_epoch)
         scalars = {"round": float(self.current_epoch)}
         with untouched_generators(self.device):
             if self.takes_place(self.current_epoch):
                 self.train_round(self.in_time(self.plan(self.current_epoch)))
                 scalars["train/loss"], scalars["train/acc"] = self.tally.read()
+                self.learn_effort(self.current_epoch, scalars["train/loss"], scalars["train/acc"])
             else:
                 self.call_off(self.current_epoch)
         scalars |= {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
@@ -137,7 +139,7 @@ class SplitMethod(MatchedSides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        scalars = {**self.attended, **self.matched_scalars(), **self.scalars()}
+        scalars = {**self.attended, **self.work_scalars(), **self.matched_scalars(), **self.scalars()}
         self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:

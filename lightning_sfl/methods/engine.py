@@ -12,11 +12,11 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.stacked import Stacked, why_not
-from lightning_sfl.methods.attending import Attending
 from lightning_sfl.methods.module import Role
+from lightning_sfl.methods.paced import Paced
 
 
-class Engine(Attending):
+class Engine(Paced):
     """Forward passes of client halves and of server halves; what a step makes of them is in `Sides`.
 
     Args:

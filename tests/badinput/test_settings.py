@@ -130,6 +130,12 @@ FAMILY = [
     (["--model.attendance.absence=1"], ["no setting called", "'attendance.absence'"]),
     (["--model=SFLV2", "--model.attendance.deadline_s=1"], ["attendance.deadline_s=1.0", "one client steps at a time"]),
     (["--model=GAS", "--model.attendance.availability=0.5"], ["attendance.availability=0.5", "its own clock"]),
+    (["--model.effort=Decya"], ["model.effort: no effort", "did you mean Decay?", "Plateau", "UpperConfidence"]),
+    (["--model.effort=Decay", "--model.effort.epochs_factor=2"], ["effort.epochs_factor=2.0", "at most 1"]),
+    (["--model.effort=Decay", "--model.effort.batch_factor=2"], ["effort.most_batch=None", "as batches grow"]),
+    (["--model.effort=EpsilonGreedy", "--model.effort.arms=[1,1]"], ["effort.arms=[1, 1]", "different integers"]),
+    (["--model.effort=Plateau", "--model.local_steps=3"], ["local_steps=3 is not allowed: null where `effort`"]),
+    (["--model=MultiSFL", "--model.effort=Decay"], ["effort='Decay'", "null in MultiSFL, as replay"]),
     (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
 ]
 NETWORKS = [
