@@ -101,6 +101,7 @@ class SplitMethod(MatchedSides):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
         self.train()
+        self.listen(self.current_epoch)
         self.tally = Tally()
         with untouched_generators(self.device):
             self.train_round(self.plan(self.current_epoch))
