@@ -57,6 +57,9 @@ table: $(READY) ## train what the README's comparison is about, or what of it is
 	$(BIN)/python train.py sweep --config configs/experiments/compare_digits.yaml
 	$(BIN)/python -m benchmarks.table runs/compare_digits
 
+claims: $(READY) ## the experiments on what is claimed of HoloGrad; goes on where it was stopped
+	$(BIN)/python benchmarks/holograd/run.py
+
 golden: $(READY) ## record the golden curves anew; the difference is for review
 	$(BIN)/python tests/golden/record.py
 

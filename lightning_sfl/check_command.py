@@ -41,6 +41,7 @@ def check_all(cli: Any, clients: int, rows: int, skip: Sequence[str]) -> int:
         click.echo(Finding(CHECKS[0], "failed", reason=refusal).line())
         click.echo("the other lines need a network that can be cut: train.py cuts lists where")
         return 1
+    click.echo(f"method: {bench.method.method_name}; {bench.halves.certificate.describe()}")
     bench.grow()
     for line in head(bench):
         click.echo(line)
@@ -97,13 +98,12 @@ def cut_refused(bench: Bench) -> str | None:
 
 def head(bench: Bench) -> list[str]:
     """What is checked, and on how much of it."""
-    method, few = bench.method, bench.few.population
+    few = bench.few.population
     sizes, exact = (
         "/".join(map(str, few.sizes)),
         "double precision" if bench.precise == "64-true" else "single precision",
     )
     return [
-        f"method: {method.method_name}; {bench.halves.certificate.describe()}",
         f"rows: {sizes} of {few.num_clients} of the {bench.data.population.num_clients} clients, "
         f"{bench.small['participants']} of them a round, at most two rounds",
         f"bit for bit in {bench.precision}; up to rounding ({bench.rounding:g}) in {exact}",

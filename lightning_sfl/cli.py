@@ -29,10 +29,10 @@ from lightning_sfl.console import fail, quiet_warnings, shown
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.monitors import check_modes, check_monitors
+from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
-from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, Kept, run_loggers
+from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
 INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
 
@@ -66,8 +66,9 @@ class SFLCLI(LightningCLI):
         """One seed for data and model, and a config key for each default callback."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
-        for key, callback in callbacks.DEFAULTS.items():
+        for key, callback in {**callbacks.DEFAULTS, **callbacks.OPTIONAL}.items():
             parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({f"{key}.every": 0 for key in callbacks.OPTIONAL})
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_argument(
             "--threads",
@@ -114,13 +115,17 @@ class SFLCLI(LightningCLI):
             if self.subcommand not in LightningCLI.subcommands():
                 check_method(self.model)
                 self.datamodule.setup("fit")
+                if self.subcommand == "partition":
+                    check_folder(settings.output, "output")
                 return
             rounds = settings.trainer.max_epochs if self.subcommand == "fit" else 0
             rehearse(self.model, self.datamodule, rounds)
-            check_checkpoint(self.model, self.checkpoint(), rounds)
+            check_checkpoint(self.model, self.checkpoint(), rounds, settings.resume)
             if rounds:
-                given = self.trainer.callbacks  # type: ignore[attr-defined]
-                check_monitors(self.model, self.datamodule.eval_set, [c for c in given if not isinstance(c, Kept)])
+                watching = self.trainer.callbacks  # type: ignore[attr-defined]
+                check_monitors(self.model, self.datamodule.eval_set, watching)
+                check_watchers(self.datamodule, watching)
+            if self.subcommand in ("fit", "predict"):
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -158,9 +163,10 @@ class SFLCLI(LightningCLI):
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         resumed = self._get(self.config, "resume")
         if resumed is not None and "ckpt_path" in arguments:
-            newest = self.checkpoint()
+            arguments["ckpt_path"] = newest = self.checkpoint()
             click.echo(f"{resumed}: {newest.name if newest else 'no checkpoint yet, from the start'}")
-            arguments["ckpt_path"] = newest
+        elif "ckpt_path" in arguments and arguments["ckpt_path"] is None and subcommand != "fit":
+            click.echo("no checkpoint was named: this is about the network as it was built, without any training")
         return arguments
 
     def after_fit(self) -> None:
@@ -206,9 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet_warnings()
     try:
         if given[:1] == ["doctor"]:
-            from lightning_sfl.doctor import examine
+            from lightning_sfl.doctor import main as doctor
 
-            sys.exit(examine())
+            sys.exit(doctor(given[1:]))
         run(given)
     except (ConfigError, DataError, MisconfigurationException) as error:
         fail(one_line(error))
@@ -228,9 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
-    for command, about in ABOUT_COMMANDS.items():
-        strict[command]["description"] = about
+    about = {command: {"description": text} for command, text in ABOUT_COMMANDS.items()}
+    strict: Any = {command: {"allow_abbrev": False, **about.get(command, {})} for command in SFLCLI.subcommands()}
     return SFLCLI(
         SplitMethod,
         FederatedData,

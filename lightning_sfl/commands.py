@@ -16,8 +16,9 @@ from lightning_sfl.data.table import class_table, draw_classes, format_table
 ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
 fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
 ones overriding earlier ones, or are given as --name value. More commands: `sweep` trains a grid of
-settings and seeds, `compare` makes tables and pictures of runs (--help explains both), and `doctor` examines the
-installation and says what to mend; `check` tests your own network and method."""
+settings and seeds, `compare` makes tables and pictures of runs, `gradients` asks what each method would do at one
+checkpoint (--help explains them); `check` tests your own network and method, and `doctor` examines the installation
+and says what to mend."""
 ABOUT_COMMANDS = {
     "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
     "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",

@@ -18,7 +18,7 @@ from lightning_sfl.config_checks import TRAINER
 from lightning_sfl.config_words import causes, one_line, original, readable, shortened, shown
 from lightning_sfl.core.errors import SFLError, nearest
 
-LIGHT_COMMANDS = ("sweep", "compare", "doctor")  # which this parser never meets
+LIGHT_COMMANDS = ("sweep", "compare", "gradients", "doctor")  # which this parser never meets
 
 
 class RefusedOptions(argparse.ArgumentError):
@@ -102,6 +102,8 @@ def no_setting(name: str, known: Sequence[str], where: str = "") -> str:
     meant = f"; did you mean {inside.get(near[1], near[1])}?" if near else ""
     if near and len(names) > 20:
         return f"no setting called {name!r}{where}{meant}"
+    if not known:
+        return f"no setting called {name!r}{where}: there are none"
     return f"no setting called {name!r}{where}{meant or ';'} known: {shortened(', '.join(names), 700)}"
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import nearest, require
+from lightning_sfl.trainer import Kept
 
 OURS = ("lightning", "lightning_sfl", "pytorch_lightning")
 BETTER = {"acc": "max", "loss": "min"}
@@ -41,7 +43,7 @@ def watches(class_path: str) -> bool:
 
 def check_monitors(method: Any, eval_set: str, callbacks: Iterable[Callback]) -> None:
     """Refuse metrics that nobody gives; where a class of the user's may give others, only training can tell."""
-    callbacks = list(callbacks)
+    callbacks = [callback for callback in callbacks if not isinstance(callback, Kept)]
     if any(type(each).__module__.partition(".")[0] not in OURS for each in (method, *callbacks)):
         return
     for callback in callbacks:
@@ -52,3 +54,10 @@ def check_monitors(method: Any, eval_set: str, callbacks: Iterable[Callback]) ->
             on_test = "" if eval_set == "val" else "; test rows, on which data.eval_set draws curves, decide nothing"
             allowed = f"{nearest(str(monitor), known)}{type(callback).__name__} can watch {', '.join(known)}{on_test}"
             require(fits, "trainer.callbacks.monitor", monitor, allowed)
+
+
+def check_watchers(data: Any, callbacks: Iterable[Callback]) -> None:
+    """Refuse watchers that cannot work with these data."""
+    for callback in callbacks:
+        if isinstance(callback, Watcher):
+            callback.check(data)

@@ -96,16 +96,20 @@ class AsynchronousMethod(SplitMethod):
 
     def plan(self, index: int) -> Plan:
         if self.participation == "per_round":
-            plan = super().plan(index)
-            self.visits.start_together(plan, self.newcomer_count())
-            self.quorum = len(plan.participants)
-            return plan
+            return self.follow(super().plan(index))
         first = in_order(self.participants_of(0), self.client_order, self.seed, 0)
         for slot in range(len(first)):
             if slot not in self.visits.in_slot:
                 self.admit(slot, first[slot] if slot not in self.visits.left else None)
         self.quorum = self.model_buffer or len(first)
         return Plan(index, self.visits.clients, ())
+
+    def follow(self, plan: Plan) -> Plan:
+        """Its clients start together, and nobody takes the place of one that is done."""
+        self.participation = "per_round"
+        self.visits.start_together(plan, self.newcomer_count())
+        self.quorum = len(plan.participants)
+        return plan
 
     def admit(self, slot: int, client: int | None = None) -> None:
         """A client, or whoever the draw says, takes a free slot."""

@@ -47,6 +47,10 @@ class SplitMethod(MatchedSides):
         rows = [self.population.rows[client] for client in chosen]
         return plan_round(self.seed, index, chosen, rows, self.work, self.client_order)
 
+    def follow(self, plan: Plan) -> Plan:
+        """Take up a plan that was made elsewhere, in place of the method's own: the plan that is carried out."""
+        return plan
+
     def participants_of(self, index: int) -> list[int]:
         """Clients of round `index`, as the selection lists them."""
         return self.selection.select(index, self.available, self.participants, self.seed)

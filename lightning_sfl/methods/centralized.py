@@ -32,6 +32,11 @@ class Centralized(SplitMethod):
         pooled = np.concatenate(self.population.rows)
         return plan_round(self.seed, index, [0], [pooled], self.work, self.client_order)
 
+    def follow(self, plan: Plan) -> Plan:
+        """The batches that clients would take side by side are one."""
+        pooled = [np.concatenate([batch.rows for batch in sweep]) for sweep in plan.interleaved()]
+        return Plan(plan.index, (0,), (tuple(Batch(0, 0, step, rows) for step, rows in enumerate(pooled)),))
+
     def local_step(self, batches: Sequence[Batch]) -> None:
         self.backward_uncut(batches)
         self.step_server([self.server_turn(batches)])

@@ -23,9 +23,9 @@ METHODS: dict[str, tuple[str, str]] = {
     "fedavg": ("#000000", "h"),
     "fedsgd": ("#777777", "d"),
     "centralized": ("#999933", "p"),
-    "hologradient": ("#661100", "8"),
+    "holograd": ("#661100", "8"),
 }
-STRANGE_MARKERS = ("*", "H", "1", "3")
+STRANGE_MARKERS = ("*", "H")
 STRANGERS = ("#44aa99", "#aa4499", "#b8860b", "#6a3d9a", "#5f6b2d", "#a0522d")
 
 

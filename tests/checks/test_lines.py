@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_sfl.backbones import CharLSTM
 from lightning_sfl.checks.bench import Bench
+from lightning_sfl.checks.few import few_rows
 from lightning_sfl.checks.finding import Finding, examine
 from lightning_sfl.checks.lines import CHECKS
 from lightning_sfl.core.cut import Reply, Upload
@@ -20,7 +22,7 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.methods import GAS, SFL, MiniBatchSFL, SplitMethod
 from tests.equivalence.test_one_client import forked
-from tests.tiny import METHODS, build, network, rows, sgd
+from tests.tiny import METHODS, Rows, build, network, rows, sgd, stretches
 
 SIZES = (9, 12, 7, 10, 8)
 NAMES = [check.name for check in CHECKS]
@@ -86,6 +88,27 @@ def test_two_tensors_may_cross() -> None:
     found = findings(bench(MiniBatchSFL, forked, "lower"))
     expected = {**dict.fromkeys(NAMES, "ok"), **dict.fromkeys(("engine", "fingerprints"), "not applicable")}
     assert states(found) == expected
+
+
+def test_sequences_of_characters() -> None:
+    """Inputs are codes, every position has a label: nothing but the NaN in the inputs is left out."""
+    draw = torch.Generator().manual_seed(0)
+    text = torch.randint(0, 7, (sum(SIZES), 6), generator=draw)
+    data = Rows(text[:, :-1].clone(), text[:, 1:].clone(), stretches(SIZES), num_classes=7)
+
+    def net() -> nn.Module:
+        torch.default_generator.manual_seed(3)
+        return CharLSTM(7, embedding=3, hidden=5)
+
+    made = bench(MiniBatchSFL, net, "lstm1")
+    made.data, made.few = data, few_rows(data, 4, 8)
+    found = findings(made)
+    assert states(found) == {
+        **dict.fromkeys(NAMES, "ok"),
+        **dict.fromkeys(("engine", "fingerprints"), "not applicable"),
+    }
+    assert found["finite"].reason == "NaN in the loss"
+    assert found["denominator"].reason.startswith("batches of 40, 35, 35, losses divided by 110, 110, 110")
 
 
 def test_clients_in_one_stroke_are_clients_one_after_another() -> None:

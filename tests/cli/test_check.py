@@ -12,7 +12,9 @@ from tests.cli.terminal import SFL, SMALL, Terminal, listing
 MINE = """
 from dataclasses import replace
 
+import numpy as np
 from torch import nn
+from lightning_sfl.data import Partition
 from lightning_sfl.core.cut import Reply, Upload
 from lightning_sfl.methods import SFL
 
@@ -22,6 +24,16 @@ class Deaf(SFL):
 
     def serve(self, uploads: list[Upload]) -> list[Reply]:
         return [replace(each, sent=tuple(part * 0 for part in each.raw)) for each in super().serve(uploads)]
+
+
+class Wrong(SFL):
+    def serve(self, uploads):
+        return super().serve(uploads) + 1
+
+
+class Restless(Partition):
+    def split(self, labels, num_clients, rng, owner):
+        return np.array_split(np.random.default_rng().permutation(len(labels)), num_clients)
 
 
 class Tied(nn.Module):
@@ -66,6 +78,25 @@ def test_a_line_that_fails_is_exit_code_1(terminal: Terminal) -> None:
     assert found["counts"] == "ok"
     assert "left out by --skip" in out
     assert "mend the topmost first" in out
+
+
+def test_a_partition_with_draws_of_its_own_is_found_out(terminal: Terminal) -> None:
+    terminal.writes("mine_dealt.py", MINE)
+    names = ",".join(check.name for check in CHECKS if check.name not in ("repeat", "fingerprints"))
+    own = ["--data.partition=mine_dealt.Restless", f"--skip=[{names}]"]
+    code, out, _ = terminal.types("check", SFL, *SMALL, *own)
+    assert code == 1
+    assert (lines(out)["repeat"], lines(out)["fingerprints"]) == ("ok", "failed")
+
+
+def test_a_method_that_raises_is_lines_that_failed(terminal: Terminal) -> None:
+    terminal.writes("mine_raises.py", MINE)
+    names = ",".join(check.name for check in CHECKS if check.name not in ("cut_eval", "repeat", "v1_fedavg"))
+    code, out, err = terminal.types("check", SFL, *SMALL, "--model=mine_raises.Wrong", f"--skip=[{names}]")
+    assert (code, err) == (1, "")
+    found = lines(out)
+    assert (found["cut_eval"], found["repeat"], found["v1_fedavg"]) == ("ok", "failed", "ok")
+    assert "TypeError: can only concatenate list" in out
 
 
 def test_tied_weights_are_found_before_anything_else(terminal: Terminal) -> None:
