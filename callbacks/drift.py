@@ -75,6 +75,10 @@ class Drift(Watcher):
         self.sample_interval = sample_interval
         self._forget()
 
+    def attends(self, round: int) -> bool:
+        """Only rounds that are measured."""
+        return self.due(round)
+
     def _forget(self) -> None:
         self.clients: dict[int, Track] = {}
         self.servers: dict[int, Track] = {}

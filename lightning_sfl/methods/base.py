@@ -99,6 +99,7 @@ class SplitMethod(MatchedSides):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
         self.train()
+        self.listen(self.current_epoch)
         self.tally = Tally()
         self.set_work(self.current_epoch)
         scalars = {"round": float(self.current_epoch)}
