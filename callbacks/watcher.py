@@ -39,5 +39,9 @@ class Watcher(Callback):
         """Whether this round is measured."""
         return self.every > 0 and not self.idle and round % self.every == 0
 
+    def attends(self, round: int) -> bool:
+        """Whether events of this round are to be told at all; who counts over all rounds hears every one."""
+        return True
+
     def report(self, module: Any, report: RoundReport) -> None:
         """Add what was seen in this round; called once, when the round is over."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,6 @@ from lightning_sfl.methods.module import Role
 class Sides(Engine):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
-    whole_on_client: ClassVar[bool] = False
     boundary: Boundary
     feed: Feed
     tally: Tally
@@ -155,7 +153,8 @@ class Sides(Engine):
         labels = torch.cat([upload.labels for upload in uploads])
         if self.watchers["on_cut_gradient"]:
             logits.retain_grad()
-        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
+        sizes = [upload.num_rows for upload in uploads]
+        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server", sizes)
 
     def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """Server halves have their gradients: they move, unless other uploads are to have a part in the step."""
@@ -179,9 +178,13 @@ class Sides(Engine):
 
     # --- both sides -------------------------------------------------------------------------------------------------
 
-    def observed_loss(self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role) -> Tensor:
-        """The mean loss, checked and tallied."""
+    def observed_loss(
+        self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role, sizes: Sequence[int] = ()
+    ) -> Tensor:
+        """The mean loss, checked and tallied; sizes[i] of the rows are of clients[i], all of them of an only client."""
         loss = self.loss(logits, labels)
+        if self.selection.learns:
+            self.note_losses(logits, labels, clients, sizes or [len(labels)])
         self.stop_unless(math.isfinite(loss.item()), "the loss", clients, side)
         self.tally.add(loss, logits, labels)
         return loss

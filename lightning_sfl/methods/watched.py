@@ -15,11 +15,16 @@ class WatchedModule(SplitModule):
 
     def watch(self, callbacks: Iterable[Any]) -> None:
         """Note which callbacks have handlers of which events."""
+        self.present = [callback for callback in callbacks if handlers_of(callback)]
+        self.listen(0)
+
+    def listen(self, round: int) -> None:
+        """Leave out, in this round, whoever has nothing to see in it: what nobody hears costs nothing."""
         self.watchers: dict[str, list[Callable[..., None]]] = defaultdict(list)
-        for callback in callbacks:
-            for record in events.Event.__args__:
-                if hasattr(callback, record.handler):
-                    self.watchers[record.handler].append(getattr(callback, record.handler))
+        for callback in self.present:
+            if not hasattr(callback, "attends") or callback.attends(round):
+                for name in handlers_of(callback):
+                    self.watchers[name].append(getattr(callback, name))
 
     def emit(self, record: type[Any], *payload: Any) -> None:
         """Tell those who watch for this record; without watchers it is not even made."""
@@ -28,3 +33,8 @@ class WatchedModule(SplitModule):
             event = record(self.current_epoch, *payload)
             for handle in handlers:
                 handle(self, event)
+
+
+def handlers_of(callback: Any) -> list[str]:
+    """Names of the event handlers that a callback has."""
+    return [record.handler for record in events.Event.__args__ if hasattr(callback, record.handler)]
