@@ -56,6 +56,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="folder with shakespeare/input.txt and mnist/*.parquet for tasks that need it"
     )
+    parser.add_argument("--anew", action="store_true", help="forget what is measured; without it only gaps are filled")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of data/, figures/ and RESULTS_SUMMARY.md")
     chosen = parser.parse_args(arguments)
     for key, given, allowed in (
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in chosen.experiments or EXPERIMENTS:
         experiment = EXPERIMENTS[name]
         path = chosen.out / "data" / f"{experiment.FILE}.json"
+        if chosen.anew:
+            path.unlink(missing_ok=True)
         rows = measure_all(
             path, experiment.cells(setting), lambda cell, e=experiment: e.measure(setting, cell), setting.recorded()
         )

@@ -162,6 +162,10 @@ def test_one_experiment_leaves_data_figure_and_summary(tmp_path: Path, capsys: p
     assert "Not measured yet under these settings: e1_gradient_variability" in text
     run.main(arguments)
     assert "e5_unbiased" not in capsys.readouterr().out
+    before = (tmp_path / "data" / "e5_unbiased.json").read_bytes()
+    run.main([*arguments, "--anew"])
+    assert "e5_unbiased 4/4" in capsys.readouterr().out
+    assert (tmp_path / "data" / "e5_unbiased.json").read_bytes() == before
     assert json.loads((tmp_path / "data" / "verdicts.json").read_text()) == {"C6": "true under a condition"}
 
 
