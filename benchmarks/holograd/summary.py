@@ -62,7 +62,8 @@ def _safe(text: str) -> str:
 def _header(setting: Setting) -> list[str]:
     size = "" if setting.size == "tiny" else f" --size {setting.size}"
     data = "" if setting.data is None else " --data DATA"
-    command = f"python benchmarks/holograd/run.py --anew{size} --seeds {len(setting.seeds)} --tasks {','.join(setting.tasks)}{data}"
+    options = f"--anew{size} --seeds {len(setting.seeds)} --tasks {','.join(setting.tasks)}{data}"
+    command = f"python benchmarks/holograd/run.py {options}"
     place = f"on {os.cpu_count()} cores of {platform.machine()} ({platform.system()}), one thread, no accelerator"
     if torch.cuda.is_available():
         place += f" but for {torch.cuda.get_device_name()} in E6"
