@@ -45,6 +45,10 @@ class UpdateCounts(Watcher):
         self.trails: dict[int, Trail] = {}
         self.lengths: list[Tensor] = []
 
+    def reads_halves(self, round: int) -> bool:
+        """It only counts."""
+        return False
+
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Count from zero."""
         self._forget()

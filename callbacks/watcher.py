@@ -34,5 +34,10 @@ class Watcher(Callback):
         """Whether this round is measured."""
         return self.every > 0 and not self.idle and round % self.every == 0
 
+    def reads_halves(self, round: int) -> bool:
+        """Whether the halves or gradients in its client events of this round are read; else they need not be brought
+        from the processes that train them."""
+        return self.due(round)
+
     def report(self, module: Any, report: RoundReport) -> None:
         """Add what was seen in this round; called once, when the round is over."""

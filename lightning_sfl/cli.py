@@ -29,6 +29,8 @@ from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.parser import OneLineParser
+from lightning_sfl.placement import Placement
+from lightning_sfl.placement.launch import honour, num_processes, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
@@ -78,6 +80,7 @@ class SFLCLI(LightningCLI):
         for key, callback in callbacks.DEFAULTS.items():
             parser.add_lightning_class_args(callback, key)
         parser.add_lightning_class_args(KeepLast, "checkpoints")
+        parser.add_class_arguments(Placement, "placement")
         parser.add_argument(
             "--threads",
             type=PositiveInt,
@@ -104,6 +107,7 @@ class SFLCLI(LightningCLI):
         """Refuse what cannot work before anything is built."""
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
+        honour(settings.trainer)
         check_trainer(settings.trainer)
         check_arguments(FederatedData, settings.data, "data")
         check_nulls(settings)
@@ -140,6 +144,7 @@ class SFLCLI(LightningCLI):
             self.save_config_callback = None
         if settings.enable_progress_bar is not False:
             settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
+        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), num_processes(settings))
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
@@ -171,7 +176,7 @@ class SFLCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the results are."""
         folder = self.trainer.log_dir
-        if folder is not None:
+        if folder is not None and self.trainer.is_global_zero:
             click.echo(f"records, checkpoints and config: {shown(folder)}")
             click.echo(f"curves: tensorboard --logdir {shown(self.trainer.default_root_dir)}")
 

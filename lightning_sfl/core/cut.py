@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 Kind = Literal["smashed", "labels", "cut_gradients", "weights", "gradients", "scalars"]
 Direction = Literal["up", "down"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 Smashed = Tensor | tuple[Tensor, ...]
 
 

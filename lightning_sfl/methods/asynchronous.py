@@ -125,13 +125,16 @@ class AsynchronousMethod(SplitMethod):
         visit.rows, self.steps_taken[slot] = 0, 0
         if not visit.loaded:
             self.load_slot(slot)
-            self.receive_weights(slot)
+            if self.link.holds(slot):
+                self.receive_weights(slot)
             visit.loaded = True
         self.emit(events.ClientStart, slot, visit.client, self.slots[slot], None)
 
     def leave(self, slot: int) -> None:
         """A client hands in its half; another takes its place, unless the round is over."""
-        self.send_weights(slot)
+        self.bring([slot])
+        if self.link.holds(slot):
+            self.send_weights(slot)
         weight = self.tell_end(slot, finished=True)
         self.handed_in.append(({name: tensor.clone() for name, tensor in state_of(self.slots[slot]).items()}, weight))
         self.visits.leave(slot)
@@ -151,6 +154,7 @@ class AsynchronousMethod(SplitMethod):
         return weight
 
     def end_clients(self, plan: Plan) -> None:
+        self.bring(sorted(self.visits.in_slot))
         for slot in sorted(self.visits.in_slot):
             self.tell_end(slot, finished=False)
 
@@ -158,6 +162,9 @@ class AsynchronousMethod(SplitMethod):
         states, weights = zip(*self.handed_in, strict=True)
         load_state(self.client_half, weighted_average(states, weights, buffers_of(self.client_half), self.bn_buffers))
         self.handed_in.clear()
+
+    def begin(self, batches: Sequence[Batch]) -> None:
+        """Clients are loaded when they enter."""
 
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)

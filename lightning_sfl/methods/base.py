@@ -24,7 +24,6 @@ from torch import nn
 
 from lightning_sfl import __version__
 from lightning_sfl.core import events
-from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import Boundary, Reply, Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.finite import all_finite
@@ -33,10 +32,10 @@ from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fi
 from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.sides import Sides
+from lightning_sfl.methods.uncut import UncutSteps
 
 
-class SplitMethod(Sides):
+class SplitMethod(UncutSteps):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
 
     # --- what a method says -----------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ class SplitMethod(Sides):
         self.population = self.data.population.to(self.device)
         self.boundary = Boundary()
         self.recall_memory()
-        self.watch(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self.watch(self.trainer.callbacks, here=self.link.watches)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
@@ -96,10 +95,11 @@ class SplitMethod(Sides):
         self.tally = Tally()
         with untouched_generators(self.device):
             self.train_round(self.plan(self.current_epoch))
-        loss, accuracy = self.tally.read()
+        loss, accuracy = self.link.read(self.tally)
         rates = {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
         scalars = {"train/loss": loss, "train/acc": accuracy, "round": float(self.current_epoch), **rates}
         self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
+        self.agree_on_steps()
         self.restart_optimizers()
         self.step_schedules()
 
@@ -115,6 +115,7 @@ class SplitMethod(Sides):
 
     def train_round(self, plan: Plan) -> None:
         """Local steps until the plan is done, then the merge."""
+        self.link.start_round(plan.index)
         self.feed = Feed(self.population, plan)
         self.steps_taken = Counter()
         self.boundary.start_round()
@@ -127,14 +128,16 @@ class SplitMethod(Sides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        self.emit(
-            events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), self.scalars()
-        )
+        self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), self.scalars())
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
-        uploads = [self.upload(batch) for batch in batches]
-        self.download(self.serve(uploads))
+        self.begin(batches)
+        uploads = [self.upload(batch) for batch in batches if self.link.holds(batch.slot)]
+        answers = self.link.serve(batches, uploads, self.serve)
+        if not self.link.serves:
+            self.step("server")  # moves nothing, as there are no gradients here: schedules want to see steps
+        self.download(answers)
 
     def scalars(self) -> dict[str, float]:
         """What the method itself keeps count of, by tag; told at the end of every round."""
@@ -154,9 +157,11 @@ class SplitMethod(Sides):
 
     def end_clients(self, plan: Plan) -> None:
         """Every participant hands in what it trained."""
+        self.bring(range(len(plan.participants)))
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
-            self.send_weights(slot)
+            if self.link.holds(slot):
+                self.send_weights(slot)
             self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
 
     def send_weights(self, slot: int) -> None:
@@ -166,7 +171,8 @@ class SplitMethod(Sides):
     def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
         """Write the weighted average of the first len(participants) halves into `into`."""
         states = [state_of(halves[slot]) for slot in range(len(plan.participants))]
-        load_state(into, weighted_average(states, self.weights(plan), buffers_of(into), self.bn_buffers))
+        anchor = state_of(into)
+        load_state(into, self.link.average(states, self.weights(plan), anchor, buffers_of(into), self.bn_buffers))
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 
@@ -188,7 +194,7 @@ class SplitMethod(Sides):
             f"method: {self.method_name} (revision {self.revision}), seed {self.seed}",
             f"cut: {self.split.certificate.describe()}",
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
-            f"placement: local, one process on {self.device}, {torch.get_num_threads()} CPU threads",
+            f"placement: {self.link.describe()} on {self.device}",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",
         ]

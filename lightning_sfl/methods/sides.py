@@ -21,7 +21,7 @@ from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.watched import WatchedModule
+from lightning_sfl.methods.placed import PlacedModule
 
 
 class ServerTurn(NamedTuple):
@@ -33,7 +33,7 @@ class ServerTurn(NamedTuple):
     half: nn.Module
 
 
-class Sides(WatchedModule):
+class Sides(PlacedModule):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     whole_on_client: ClassVar[bool] = False
@@ -52,7 +52,8 @@ class Sides(WatchedModule):
     def start_client(self, batch: Batch) -> None:
         """Load a client into its slot, when its first turn comes."""
         self.load_slot(batch.slot)
-        self.receive_weights(batch.slot)
+        if self.link.holds(batch.slot):
+            self.receive_weights(batch.slot)
         half, private = self.slots[batch.slot], self.private_server(batch.slot)
         self.emit(events.ClientStart, batch.slot, batch.client_id, half, private)
 
@@ -66,10 +67,14 @@ class Sides(WatchedModule):
         """Count what a participant gets at the start of its round."""
         self.boundary.count("weights", "down", self.owned_bytes)
 
+    def begin(self, batches: Sequence[Batch]) -> None:
+        """Load the clients whose first turn this is, wherever they are trained."""
+        for batch in batches:
+            if batch.local_step == 0:
+                self.start_client(batch)
+
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of one batch; at its first one the client is loaded."""
-        if batch.local_step == 0:
-            self.start_client(batch)
+        """Inputs and labels of one batch."""
         return self.feed.take(batch)
 
     def forward_client(self, batch: Batch, x: Tensor) -> Smashed:
@@ -93,23 +98,27 @@ class Sides(WatchedModule):
         """All clients backpropagate their answers, in one walk through their graphs, and take one step."""
         pairs: list[tuple[Tensor, Tensor]] = []
         for answer in answers:
-            self.boundary.download(answer.sent)
             self.emit_cut_gradient(answer)
-            pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
-        roots, gradients = zip(*[(root, gradient) for root, gradient in pairs if root.requires_grad], strict=True)
+            if self.link.holds(answer.upload.slot):
+                self.boundary.download(answer.sent)
+                pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
+        learning = [(root, gradient) for root, gradient in pairs if root.requires_grad]
         self.forget_gradients(self.stepped["client"])
-        self.walk_back(roots, gradients)
-        self.step_clients([answer.upload for answer in answers], gradients)
+        if learning:
+            self.walk_back(*map(list, zip(*learning, strict=True)))
+        self.step_clients([answer.upload for answer in answers], [gradient for _, gradient in learning])
 
     def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         """One optimizer step of all active clients: torch leaves slots without gradients alone."""
         seen = tuple(self.client_turn(turn) for turn in turns)
-        self.emit(events.ClientBackward, seen)
-        owned = [self.owned(turn.slot) for turn in seen]
-        self.guard_step(owned, [turn.client_id for turn in seen], "client", cut_gradients)
+        held = [turn for turn in seen if self.link.holds(turn.slot)]
+        self.tell_backward(seen)
+        owned = [self.owned(turn.slot) for turn in held]
+        self.guard_step(owned, [turn.client_id for turn in held], "client", cut_gradients)
         self.step("client")
         for turn in seen:
             self.steps_taken[turn.slot] += 1
+        self.show([turn.slot for turn in seen], events.ClientStep.handler)
         self.emit(events.ClientStep, seen)
 
     def client_turn(self, turn: Batch | Upload) -> events.Turn:
@@ -117,21 +126,6 @@ class Sides(WatchedModule):
         return events.Turn(
             turn.slot, turn.client_id, self.slots[turn.slot], self.private_server(turn.slot), turn.num_rows
         )
-
-    # --- without a cut ----------------------------------------------------------------------------------------------
-
-    def backward_uncut(self, batches: Sequence[Batch]) -> None:
-        """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
-        losses = []
-        for batch in batches:
-            x, labels = self.take_turn(batch)
-            smashed = self.forward_client(batch, x)
-            self.draw_from("server", batch)
-            logits = self.server_of(batch.slot)(smashed)
-            losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
-        for parameters in self.parameters_of.values():
-            self.forget_gradients(parameters)
-        self.walk_back(losses)
 
     # --- the server's side ------------------------------------------------------------------------------------------
 

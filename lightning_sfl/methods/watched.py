@@ -13,13 +13,20 @@ from lightning_sfl.methods.module import SplitModule
 class WatchedModule(SplitModule):
     """Delivers each event record to the callbacks that have a method of its name."""
 
-    def watch(self, callbacks: Iterable[Any]) -> None:
-        """Note which callbacks have handlers of which events."""
+    def watch(self, callbacks: Iterable[Any], here: bool = True) -> None:
+        """Note which callbacks have handlers of which events, and ask them `reads_halves(round)`; `here`: tell them.
+
+        A callback whose handlers of client events only count says that they read no halves: where clients are trained
+        in other processes, these then need not be brought. One that says nothing reads them.
+        """
         self.watchers: dict[str, list[Callable[..., None]]] = defaultdict(list)
+        self.readers: dict[str, list[Callable[[int], bool]]] = defaultdict(list)
         for callback in callbacks:
             for record in events.Event.__args__:
                 if hasattr(callback, record.handler):
-                    self.watchers[record.handler].append(getattr(callback, record.handler))
+                    self.readers[record.handler].append(getattr(callback, "reads_halves", lambda round: True))
+                    if here:
+                        self.watchers[record.handler].append(getattr(callback, record.handler))
 
     def emit(self, record: type[Any], *payload: Any) -> None:
         """Tell those who watch for this record; without watchers it is not even made."""
