@@ -61,6 +61,7 @@ class AsynchronousMethod(SplitMethod):
         require(alone, "model_buffer", model_buffer, "null where participation is per_round: a round merges them all")
         self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
         self.client_momentum, self.moved_last = client_momentum, 0
+        self.handed_on = client_momentum == "shared"
         self.handed_in: list[tuple[State, float]] = []
         self.visits: Visits | None = None
 

@@ -133,7 +133,8 @@ class SplitMethod(UncutSteps):
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
         self.begin(batches)
-        uploads = [self.upload(batch) for batch in batches if self.link.holds(batch.slot)]
+        held = [batch for batch in batches if self.link.holds(batch.slot)]
+        uploads = [upload for batch in held for upload in self.uploads(batch)]
         answers = self.link.serve(batches, uploads, self.serve)
         if not self.link.serves:
             self.step("server")  # moves nothing, as there are no gradients here: schedules want to see steps

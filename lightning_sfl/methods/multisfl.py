@@ -88,10 +88,21 @@ class MultiSFL(SplitMethod):
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         return evaluated(self.slots[batch.slot], x) if self.client_forward == "double_eval" else None
 
+    def begin(self, batches: Sequence[Batch]) -> None:
+        super().begin(batches)
+        for batch in batches:
+            self.desk.ask(batch)
+
+    def uploads(self, batch: Batch) -> list[Upload]:
+        own = self.upload(batch)
+        return [own, *self.desk.replayed(own, self.slots[batch.slot])]
+
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
-        groups = [[upload, *self.desk.replayed(upload, self.slots[upload.slot])] for upload in uploads]
-        answers = {id(answer.upload): answer for answer in self.train_server(groups)}
-        return [replace(answers[id(group[0])], replayed=rows_of(group[1:])) for group in groups]
+        groups: dict[int, list[Upload]] = {}
+        for upload in uploads:
+            groups.setdefault(upload.slot, []).append(upload)
+        answers = {id(answer.upload): answer for answer in self.train_server(list(groups.values()))}
+        return [replace(answers[id(own)], replayed=rows_of(replayed)) for own, *replayed in groups.values()]
 
     def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
         if self.server_forward == "joint" or len(uploads) == 1:
@@ -109,7 +120,7 @@ class MultiSFL(SplitMethod):
         for halves, master in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
             for branch in halves[: self.num_branches]:
                 pull_towards(branch, state_of(master), self.pull)
-        self.desk.end_round(self.learning_rates()["server"])
+        self.desk.end_round(*self.link.from_server([self.learning_rates()["server"] * self.desk.mean_square()]))
 
     # --- what lasts -------------------------------------------------------------------------------------------------
 

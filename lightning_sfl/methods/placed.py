@@ -17,6 +17,7 @@ class PlacedModule(WatchedModule):
     """Brings states of slots that are trained elsewhere, and numbers that add up over all processes."""
 
     boundary: Boundary
+    handed_on: bool = False  # whether clients hand optimizer state on, and so have to be trained in one process
 
     def owned(self, slot: int) -> list[nn.Module]:
         """What the client in this slot holds and trains itself."""
@@ -61,6 +62,15 @@ class PlacedModule(WatchedModule):
         for parameter in parameters if not self.link.holds(slot) else ():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         return [parameter.grad for parameter in parameters]
+
+    def make_room(self, slots: Iterable[int]) -> None:
+        """Give the parameters of slots that are held elsewhere gradients, where those have any."""
+        columns = list(zip(*(self.parameters_in(slot) for slot in slots), strict=True))
+        present = self.link.add_up([sum(parameter.grad is not None for parameter in column) for column in columns])
+        for column, somewhere in zip(columns, present, strict=True):
+            for parameter in column:
+                if somewhere and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def looked_at(self, handler: str) -> bool:
         """Whether a callback reads the halves of this event; one that only counts says so (`reads_halves`)."""

@@ -90,6 +90,10 @@ class Sides(PlacedModule):
         smashed = self.forward_client(batch, x)
         return self.boundary.upload(batch.slot, batch.client_id, batch.local_step, smashed, labels, sent)
 
+    def uploads(self, batch: Batch) -> list[Upload]:
+        """All that goes up at this turn of a client: its own upload comes first, and alone is answered."""
+        return [self.upload(batch)]
+
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         """What goes up instead of the smashed data through which the client will learn; None for those themselves."""
         return None

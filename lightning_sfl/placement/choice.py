@@ -13,11 +13,10 @@ from lightning_sfl.placement.settings import Placement
 
 def link_for(placement: Placement, method: Any, post: Post) -> Link:
     """The link between the processes of this run."""
-    unproven = method.method_name in ("gas", "multisfl", "split_learning", "fedsgd", "centralized")
+    unproven = method.method_name in ("centralized",)
     require(not unproven, "model", type(method).__name__, "one process, in this version")
     mode = "gathered" if placement.mode == "auto" else placement.mode
-    in_parts = method.whole_on_client
     require(mode != "sharded", "placement.mode", mode, "auto, gathered or roles, in this version")
-    if mode == "roles":
-        return RolesLink(post, in_parts)
-    return GatheredLink(post, range(post.size), in_parts)
+    homes = range(1, post.size) if mode == "roles" else range(post.size)
+    link = RolesLink if mode == "roles" else GatheredLink
+    return link(post, homes[:1] if method.handed_on else homes, method.whole_on_client)

@@ -135,12 +135,12 @@ class RolesLink(SharedLink):
 
     mode = "roles"
 
-    def __init__(self, post: Post, tally_in_parts: bool) -> None:
-        super().__init__(post, range(1, post.size), tally_in_parts)
+    def __init__(self, post: Post, homes: Sequence[int], tally_in_parts: bool) -> None:
+        super().__init__(post, homes, tally_in_parts)
         self.serves = self.rank == 0
 
     def describe(self) -> str:
-        clients = f"clients dealt to ranks 1 to {self.post.size - 1}"
+        clients = f"clients on ranks 1 to {self.homes[-1]}" if len(self.homes) > 1 else "clients on rank 1"
         return f"roles, the server half on rank 0, {clients}, {threads()}"
 
     def serve(self, batches: Sequence[Batch], uploads: Sequence[Upload], serve: Serve) -> list[Reply]:
