@@ -138,6 +138,14 @@ def cut_up(received: Smashed, sizes: Sequence[int]) -> list[Smashed]:
     return [like(received, row) for row in zip(*columns, strict=True)]
 
 
+def by_slot(uploads: Sequence[Upload]) -> list[list[Upload]]:
+    """Uploads in groups of one slot each, in the order in which slots and uploads come."""
+    groups: dict[int, list[Upload]] = {}
+    for upload in uploads:
+        groups.setdefault(upload.slot, []).append(upload)
+    return list(groups.values())
+
+
 def rows_of(uploads: Sequence[Upload]) -> int:
     """Rows of all these uploads together."""
     return sum(upload.num_rows for upload in uploads)

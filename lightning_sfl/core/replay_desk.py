@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,11 @@ class ReplayDesk:
         self.squares.clear()
         self.counts.clear()
 
-    def ask(self, turn: Batch) -> None:
+    def ask(self, turns: Sequence[Batch]) -> None:
         """At the first turn of a branch, find out which rows of other clients it is to learn from."""
-        if self.replay.assistants != 0 and turn.local_step == 0:
-            self.found[turn.slot] = self._ask_for_rows(turn)
+        for turn in turns if self.replay.assistants != 0 else ():
+            if turn.local_step == 0:
+                self.found[turn.slot] = self._ask_for_rows(turn)
 
     def replayed(self, upload: Upload, client_half: nn.Module) -> list[Upload]:
         """What the server half learns from in this step besides the upload: features of other clients' rows."""

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.core.branches import pull_towards
-from lightning_sfl.core.cut import Reply, Smashed, Upload, cut_up, rows_of
+from lightning_sfl.core.branches import pull_all
+from lightning_sfl.core.cut import Reply, Smashed, Upload, by_slot, cut_up, rows_of
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.evaluation import evaluated
 from lightning_sfl.core.replay import BY_DEFAULT, Replay
@@ -68,9 +68,8 @@ class MultiSFL(SplitMethod):
         super().__init__(backbone, cut_layer, weighting="uniform", **kwargs)
         require(branches is None or branches >= 1, "branches", branches, "an integer >= 1, or null")
         require(0 <= pull < float("inf"), "pull", pull, "a finite number >= 0")
-        self.branches, self.pull = branches, pull
+        self.branches, self.pull, self.persist_client_optimizer = branches, pull, persist_client_optimizer
         self.client_forward, self.server_forward = client_forward, server_forward
-        self.persist_client_optimizer = persist_client_optimizer
         self.work = replace(self.work, drop_last=True)
         self.desk = ReplayDesk(replay, self.work, self.seed)
 
@@ -90,19 +89,16 @@ class MultiSFL(SplitMethod):
 
     def begin(self, batches: Sequence[Batch]) -> None:
         super().begin(batches)
-        for batch in batches:
-            self.desk.ask(batch)
+        self.desk.ask(batches)
 
     def uploads(self, batch: Batch) -> list[Upload]:
         own = self.upload(batch)
         return [own, *self.desk.replayed(own, self.slots[batch.slot])]
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
-        groups: dict[int, list[Upload]] = {}
-        for upload in uploads:
-            groups.setdefault(upload.slot, []).append(upload)
-        answers = {id(answer.upload): answer for answer in self.train_server(list(groups.values()))}
-        return [replace(answers[id(own)], replayed=rows_of(replayed)) for own, *replayed in groups.values()]
+        groups = by_slot(uploads)
+        answers = {id(answer.upload): answer for answer in self.train_server(groups)}
+        return [replace(answers[id(own)], replayed=rows_of(replayed)) for own, *replayed in groups]
 
     def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
         if self.server_forward == "joint" or len(uploads) == 1:
@@ -117,12 +113,9 @@ class MultiSFL(SplitMethod):
 
     def merge(self, plan: Plan) -> None:
         super().merge(plan)
-        for halves, master in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
-            for branch in halves[: self.num_branches]:
-                pull_towards(branch, state_of(master), self.pull)
+        pull_all(self.slots[: self.num_branches], self.client_half, self.pull)
+        pull_all(self.server_slots[: self.num_branches], self.server_half, self.pull)
         self.desk.end_round(*self.link.from_server([self.learning_rates()["server"] * self.desk.mean_square()]))
-
-    # --- what lasts -------------------------------------------------------------------------------------------------
 
     @property
     def num_slots(self) -> int:
