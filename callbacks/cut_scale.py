@@ -41,10 +41,6 @@ class CutScale(Watcher):
         self.sums: list[Tensor] = []
         self.found: dict[str, dict[str, float]] = {}
 
-    def reads_halves(self, round: int) -> bool:
-        """It looks at what crossed."""
-        return False
-
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Forget the round before."""
         self._forget()

@@ -52,7 +52,7 @@ class GradientDivergence(Watcher):
         self.grams: dict[str, Tensor] = {}
         self.sizes: dict[str, int] = {}
 
-    def reads_halves(self, round: int) -> bool:
+    def reads_tensors(self, round: int) -> bool:
         """Only those of the round's start, which are everywhere."""
         return False
 

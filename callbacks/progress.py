@@ -68,7 +68,7 @@ class RoundProgress(ProgressBar):
         """Bytes of the round."""
         self.bytes = sum(event.traffic_bytes.values())
 
-    def reads_halves(self, round: int) -> bool:
+    def reads_tensors(self, round: int) -> bool:
         """It only counts."""
         return False
 

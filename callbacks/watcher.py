@@ -34,9 +34,9 @@ class Watcher(Callback):
         """Whether this round is measured."""
         return self.every > 0 and not self.idle and round % self.every == 0
 
-    def reads_halves(self, round: int) -> bool:
-        """Whether the halves or gradients in its client events of this round are read; else they need not be brought
-        from the processes that train them."""
+    def reads_tensors(self, round: int) -> bool:
+        """Whether halves or gradients in the events of this round are read; else they need not be brought from the
+        processes that have them."""
         return self.due(round)
 
     def report(self, module: Any, report: RoundReport) -> None:

@@ -30,7 +30,7 @@ from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
-from lightning_sfl.placement.launch import honour, num_processes, strategy_for
+from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
 
@@ -130,6 +130,9 @@ class SFLCLI(LightningCLI):
             rehearse(self.model, self.datamodule, rounds)
             check_checkpoint(self.model, self.checkpoint(), rounds)
             if rounds:
+                check_placement(
+                    settings.trainer, self.config_init[self.subcommand].placement, self.model, self.datamodule
+                )
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

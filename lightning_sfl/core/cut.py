@@ -59,6 +59,16 @@ class Upload:
     def num_rows(self) -> int:
         return len(self.labels)
 
+    @property
+    def here(self) -> bool:
+        """Whether its tensors are in this process."""
+        return not isinstance(self.received, tuple) or len(self.received) > 0
+
+
+def elsewhere(slot: int, client_id: int, local_step: int, num_rows: int) -> Upload:
+    """An upload of so many rows that stays in another process."""
+    return Upload(slot, client_id, local_step, (), (), torch.empty(()).expand(num_rows))
+
 
 @dataclass
 class Reply:

@@ -25,13 +25,14 @@ class Link:
     """One process that holds all halves.
 
     alone: whether there is no other; serves: whether the server half is trained here; watches: whether events are told
-    here.
+    here; in_parts: whether each process does its part of a server step and of the merge on its own clients.
     """
 
     rank = 0
     alone = True
     serves = True
     watches = True
+    in_parts = False
 
     def holds(self, slot: int) -> bool:
         """Whether the client in this slot is trained here."""
@@ -63,6 +64,10 @@ class Link:
 
     def show(self, live: Mapping[int, Live]) -> None:
         """The same, but only where events are told."""
+
+    def show_answers(self, answers: Sequence[Reply]) -> Sequence[Reply]:
+        """Where events are told, answers with the tensors of all of them."""
+        return answers
 
     def average(
         self,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -36,7 +36,15 @@ from lightning_sfl.methods.uncut import UncutSteps
 
 
 class SplitMethod(UncutSteps):
-    """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
+    """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
+
+    one_place: whether all rows are trained on in one place, so that there is nothing to deal to several processes.
+    whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
+    then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
+    """
+
+    one_place: ClassVar[bool] = False
+    whole_loss: str = "its server half learns from the uploads in turn, or from more than their rows"
 
     # --- what a method says -----------------------------------------------------------------------------------------
 
@@ -158,7 +166,7 @@ class SplitMethod(UncutSteps):
 
     def end_clients(self, plan: Plan) -> None:
         """Every participant hands in what it trained."""
-        self.bring(range(len(plan.participants)))
+        self.hand_in(range(len(plan.participants)))
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
             if self.link.holds(slot):

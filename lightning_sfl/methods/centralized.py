@@ -18,6 +18,7 @@ class Centralized(SplitMethod):
     """One pooled client, which is client 0; nothing crosses the cut, which only says what each optimizer steps."""
 
     name = "centralized"
+    one_place = True
 
     @property
     def num_slots(self) -> int:

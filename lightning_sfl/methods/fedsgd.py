@@ -35,6 +35,7 @@ class FedSGD(SplitMethod):
     name = "fedsgd"
     server_copies = True
     whole_on_client = True
+    whole_loss = "its one step needs the gradients of all clients"
 
     def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
         super().__init__(

@@ -26,7 +26,7 @@ from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.rounds import Batch, Plan
 from lightning_sfl.core.state import untouched_buffers
 from lightning_sfl.methods.asynchronous import AsynchronousMethod
-from lightning_sfl.methods.sides import ServerTurn
+from lightning_sfl.methods.server_side import ServerTurn
 
 
 class GAS(AsynchronousMethod):

@@ -34,6 +34,7 @@ class MiniBatchSFL(SplitMethod):
     """
 
     name = "minibatch_sfl"
+    whole_loss = ""
 
     def __init__(
         self,

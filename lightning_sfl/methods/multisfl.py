@@ -27,7 +27,7 @@ from lightning_sfl.core.replay_desk import ReplayDesk
 from lightning_sfl.core.rounds import Batch, ClientOrder, Plan
 from lightning_sfl.core.state import load_state, squared_gradient_norm, state_of
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.methods.sides import ServerTurn
+from lightning_sfl.methods.server_side import ServerTurn
 
 
 class MultiSFL(SplitMethod):

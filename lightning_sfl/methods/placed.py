@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import DIRECTIONS, KINDS, Boundary
+from lightning_sfl.core.cut import DIRECTIONS, KINDS, Boundary, Reply
 from lightning_sfl.core.state import state_of
 from lightning_sfl.methods.watched import WatchedModule
 
@@ -25,7 +25,21 @@ class PlacedModule(WatchedModule):
 
     def live(self, slot: int) -> list[Tensor | None]:
         """What a client in this slot hands in at its end: the very tensors, to be overwritten by those of its home."""
-        return [tensor for module in self.owned(slot) for tensor in state_of(module).values()]
+        modules = [*self.owned(slot)]
+        if self.link.in_parts and self.server_copies and not self.whole_on_client:
+            modules.append(self.server_slots[slot])
+        return [tensor for module in modules for tensor in state_of(module).values()]
+
+    def hand_in(self, slots: Sequence[int]) -> None:
+        """Have what the merge, or whoever watches, needs of these slots."""
+        if self.link.in_parts:
+            self.show(slots, events.ClientEnd.handler)
+        else:
+            self.bring(slots)
+
+    def shown_answers(self, answers: Sequence[Reply]) -> Sequence[Reply]:
+        """The answers with all their tensors, where somebody who is told events looks at them."""
+        return self.link.show_answers(answers) if self.looked_at(events.CutGradient.handler) else answers
 
     def bring(self, slots: Iterable[int]) -> None:
         """Have the state of these slots as it is where their clients are trained."""
@@ -73,7 +87,7 @@ class PlacedModule(WatchedModule):
                     parameter.grad = torch.zeros_like(parameter)
 
     def looked_at(self, handler: str) -> bool:
-        """Whether a callback reads the halves of this event; one that only counts says so (`reads_halves`)."""
+        """Whether a callback reads the halves of this event; one that only counts says so (`reads_tensors`)."""
         return any(reads(self.current_epoch) for reads in self.readers[handler])
 
     def traffic(self) -> dict[tuple[str, str], int]:

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, cloned, join, parts, raw_of, replies, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, parts, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.randomness import seed_torch
@@ -21,19 +20,10 @@ from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.placed import PlacedModule
+from lightning_sfl.methods.server_side import ServerSide
 
 
-class ServerTurn(NamedTuple):
-    """A step of one server half: which copy, on whose rows, how many."""
-
-    branch: int
-    client_ids: tuple[int, ...]
-    num_rows: int
-    half: nn.Module
-
-
-class Sides(PlacedModule):
+class Sides(ServerSide):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     whole_on_client: ClassVar[bool] = False
@@ -101,8 +91,9 @@ class Sides(PlacedModule):
     def download(self, answers: Sequence[Reply]) -> None:
         """All clients backpropagate their answers, in one walk through their graphs, and take one step."""
         pairs: list[tuple[Tensor, Tensor]] = []
-        for answer in answers:
+        for answer in self.shown_answers(answers):
             self.emit_cut_gradient(answer)
+        for answer in answers:
             if self.link.holds(answer.upload.slot):
                 self.boundary.download(answer.sent)
                 pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
@@ -131,7 +122,7 @@ class Sides(PlacedModule):
             turn.slot, turn.client_id, self.slots[turn.slot], self.private_server(turn.slot), turn.num_rows
         )
 
-    # --- the server's side ------------------------------------------------------------------------------------------
+    # --- what a client holds ----------------------------------------------------------------------------------------
 
     def owned(self, slot: int) -> list[nn.Module]:
         """What the client in this slot holds and trains itself."""
@@ -145,55 +136,6 @@ class Sides(PlacedModule):
     def private_server(self, slot: int) -> nn.Module | None:
         """The slot's own server copy, where the method keeps copies."""
         return self.server_slots[slot] if self.server_copies else None
-
-    def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
-        """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
-
-        Each group is one joined batch through the server half of its first slot, so several groups make sense only
-        where slots have private copies. Cut gradients are with respect to the server half before the step.
-        """
-        answers = self.backward_server(groups)
-        self.step_server([self.server_turn(uploads) for uploads in groups], raw_of(answers))
-        return answers
-
-    def backward_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
-        """What `train_server` does before the step: fresh server gradients, and the answers."""
-        served = [self.forward_server(uploads) for uploads in groups]
-        self.forget_gradients(self.stepped["server"])
-        self.walk_back([loss for _, _, loss in served])
-        answered = zip(groups, served, strict=True)
-        return [reply for uploads, (received, logits, _) in answered for reply in replies(uploads, received, logits)]
-
-    def forward_server(self, uploads: Sequence[Upload]) -> tuple[Smashed, Tensor, Tensor]:
-        """Joined received data (leaves), logits and mean loss of one group."""
-        received = join(uploads)
-        labels = torch.cat([upload.labels for upload in uploads])
-        self.draw_from("server", uploads[0])
-        logits = self.server_logits(uploads, received)
-        if self.watchers["on_cut_gradient"]:
-            logits.retain_grad()
-        return received, logits, self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
-
-    def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
-        """The server half of the first upload's slot on the joined data of all of them."""
-        logits: Tensor = self.server_of(uploads[0].slot)(cloned(received))
-        return logits
-
-    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
-        """Check, clip and step server halves; what is about to be sent back is checked with them."""
-        for turn in stepped:
-            self.emit(events.ServerBackward, *turn)
-        clients = [client for turn in stepped for client in turn.client_ids]
-        self.guard_step([[turn.half] for turn in stepped], clients, "server", cut_gradients)
-        self.step("server")
-        for turn in stepped:
-            self.emit(events.ServerStep, *turn)
-
-    def server_turn(self, turns: Sequence[Batch | Upload]) -> ServerTurn:
-        """Who is about to move which server half."""
-        branch = turns[0].slot if self.server_copies else 0
-        clients = tuple(turn.client_id for turn in turns)
-        return ServerTurn(branch, clients, sum(turn.num_rows for turn in turns), self.server_of(branch))
 
     # --- both sides -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ class WatchedModule(SplitModule):
     """Delivers each event record to the callbacks that have a method of its name."""
 
     def watch(self, callbacks: Iterable[Any], here: bool = True) -> None:
-        """Note which callbacks have handlers of which events, and ask them `reads_halves(round)`; `here`: tell them.
+        """Note which callbacks have handlers of which events, and ask them `reads_tensors(round)`; `here`: tell them.
 
         A callback whose handlers of client events only count says that they read no halves: where clients are trained
         in other processes, these then need not be brought. One that says nothing reads them.
@@ -24,7 +24,7 @@ class WatchedModule(SplitModule):
         for callback in callbacks:
             for record in events.Event.__args__:
                 if hasattr(callback, record.handler):
-                    self.readers[record.handler].append(getattr(callback, "reads_halves", lambda round: True))
+                    self.readers[record.handler].append(getattr(callback, "reads_tensors", lambda round: True))
                     if here:
                         self.watchers[record.handler].append(getattr(callback, record.handler))
 

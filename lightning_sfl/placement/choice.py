@@ -4,19 +4,85 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_sfl.core.cut import Smashed, cloned, like, parts
 from lightning_sfl.core.errors import require
-from lightning_sfl.core.link import Link
-from lightning_sfl.placement.links import GatheredLink, RolesLink
+from lightning_sfl.core.randomness import untouched_generators
+from lightning_sfl.core.state import untouched_buffers
+from lightning_sfl.placement.links import GatheredLink, RolesLink, SharedLink
 from lightning_sfl.placement.post import Post
 from lightning_sfl.placement.settings import Placement
+from lightning_sfl.placement.sharded import ShardedLink, Sum
 
 
-def link_for(placement: Placement, method: Any, post: Post) -> Link:
+def mode_for(placement: Placement, method: Any, example: Tensor) -> str:
+    """The mode for this method, whose network is cut, in several processes; refused where it would be wrong.
+
+    example: some rows of the network's input.
+    """
+    name = type(method).__name__
+    require(not method.one_place, "model", name, f"one process: {name} trains all rows in one place")
+    obstacle = why_not_sharded(method, example)
+    if placement.mode == "auto":
+        return "gathered" if obstacle else "sharded"
+    wrong = placement.mode == "sharded" and obstacle
+    require(not wrong, "placement.mode", placement.mode, f"{obstacle}: use gathered or roles, which are exact")
+    return placement.mode
+
+
+def link_for(placement: Placement, method: Any, post: Post, add: Sum) -> SharedLink:
     """The link between the processes of this run."""
-    unproven = method.method_name in ("centralized",)
-    require(not unproven, "model", type(method).__name__, "one process, in this version")
-    mode = "gathered" if placement.mode == "auto" else placement.mode
-    require(mode != "sharded", "placement.mode", mode, "auto, gathered or roles, in this version")
+    mode = mode_for(placement, method, method.data.example().to(method.device))
     homes = range(1, post.size) if mode == "roles" else range(post.size)
-    link = RolesLink if mode == "roles" else GatheredLink
-    return link(post, homes[:1] if method.handed_on else homes, method.whole_on_client)
+    homes = homes[:1] if method.handed_on else homes
+    if mode == "sharded":
+        return ShardedLink(post, homes, add)
+    return (RolesLink if mode == "roles" else GatheredLink)(post, homes, method.whole_on_client)
+
+
+def why_not_sharded(method: Any, example: Tensor) -> str:
+    """Why server steps cannot be taken in parts; empty where they can."""
+    name = type(method).__name__
+    if method.whole_loss:
+        return f"{name}: {method.whole_loss}"
+    if method.server_copies:
+        return ""
+    coupled = coupling(method.client_half, method.server_half, example)
+    return f"the server half has {coupled}, which joins the rows of all clients" if coupled else ""
+
+
+def coupling(client_half: nn.Module, server_half: nn.Module, x: Tensor) -> str:
+    """What in the server half makes the output of a row depend on other rows, or on a draw for all; empty if nothing.
+
+    Found by trying: in training mode, the network's rows together and one by one. Nothing is changed.
+    """
+    if any(isinstance(layer, _BatchNorm) for layer in server_half.modules()):
+        return "batch normalisation"
+    modes = [(module, module.training) for half in (client_half, server_half) for module in half.modules()]
+    with (
+        torch.no_grad(),
+        untouched_generators(x.device),
+        untouched_buffers(server_half),
+        untouched_buffers(client_half),
+    ):
+        try:
+            smashed: Smashed = client_half.eval()(x)
+            before = generator_state(x.device)
+            server_half.train()
+            together = server_half(cloned(smashed))
+            if not torch.equal(before, generator_state(x.device)):
+                return "dropout"
+            rows = [like(smashed, [part[i : i + 1] for part in parts(smashed)]) for i in range(len(x))]
+            apart = torch.cat([server_half(cloned(row)) for row in rows])
+        finally:
+            for module, training in modes:
+                module.training = training
+    return "" if torch.allclose(together, apart, rtol=1e-3, atol=1e-4) else "a layer"
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """Where torch's generator of this device stands."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lightning_sfl.core.errors import require
+from lightning_sfl.placement.choice import mode_for
 from lightning_sfl.placement.settings import Placement
 from lightning_sfl.placement.strategy import SplitStrategy
 
@@ -58,3 +59,9 @@ def strategy_for(placement: Placement, processes: int) -> Any:
     together = f"local is one process, and these are {processes}: auto, sharded, gathered or roles"
     require(alone or placement.mode != "local", "placement.mode", placement.mode, together)
     return "auto" if alone else SplitStrategy(placement)
+
+
+def check_placement(trainer: Any, placement: Placement, method: Any, data: Any) -> None:
+    """Refuse, before a folder is made, a mode that would be wrong for this method and network."""
+    if num_processes(trainer) > 1:
+        mode_for(placement, method, data.example())

@@ -12,8 +12,8 @@ from lightning_sfl.core.cut import Reply, Upload
 from lightning_sfl.core.link import Link, Live, Serve
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.tally import Seen, Tally, means
-from lightning_sfl.placement.post import Letter, Post
-from lightning_sfl.placement.wire import replies_of, reply_letter, upload_letter, uploads_of
+from lightning_sfl.placement.letters import replies_of, reply_letter, upload_letter, uploads_of
+from lightning_sfl.placement.post import Post
 
 
 class SharedLink(Link):
@@ -31,7 +31,6 @@ class SharedLink(Link):
     def __init__(self, post: Post, homes: Sequence[int], tally_in_parts: bool) -> None:
         self.post, self.homes, self.tally_in_parts = post, list(homes), tally_in_parts
         self.rank, self.watches = post.rank, post.rank == 0
-        self.everybody = range(post.size)
 
     def home(self, slot: int) -> int:
         """The process that trains the client in this slot."""
@@ -39,14 +38,6 @@ class SharedLink(Link):
 
     def holds(self, slot: int) -> bool:
         return self.home(slot) == self.rank
-
-    def others(self) -> list[int]:
-        """All other processes."""
-        return [rank for rank in self.everybody if rank != self.rank]
-
-    def to_others(self, letter: Letter) -> dict[int, Letter]:
-        """The same letter for all other processes."""
-        return dict.fromkeys(self.others(), letter)
 
     def start_round(self, index: int) -> None:
         self.post.round, self.post.step = index, 0
@@ -68,7 +59,7 @@ class SharedLink(Link):
     # --- what is held elsewhere -------------------------------------------------------------------------------------
 
     def bring(self, live: Mapping[int, Live]) -> None:
-        self._spread(live, self.everybody)
+        self._spread(live, range(self.post.size))
 
     def show(self, live: Mapping[int, Live]) -> None:
         self._spread(live, [0])
@@ -94,24 +85,17 @@ class SharedLink(Link):
             loss, accuracy = self.from_server(tally.read() if self.serves else (0.0, 0.0))
             return loss, accuracy
         seen = tally.seen()
-        batches, counts = self._gather(seen.batches), self._gather(torch.tensor([seen.hits, seen.labels]))
+        batches, counts = self.post.gather(seen.batches), self.post.gather(torch.tensor([seen.hits, seen.labels]))
         return means([Seen(b, *c.tolist()) for b, c in zip(batches, counts, strict=True)])
 
     def add_up(self, counts: Sequence[int]) -> list[int]:
-        sums: list[int] = torch.stack(self._gather(torch.tensor(list(counts), dtype=torch.int64))).sum(dim=0).tolist()
+        own = torch.tensor(list(counts), dtype=torch.int64)
+        sums: list[int] = torch.stack(self.post.gather(own)).sum(dim=0).tolist()
         return sums
 
     def from_server(self, values: Sequence[float]) -> list[float]:
-        own = torch.tensor(list(values), dtype=torch.float64)
-        outgoing = self.to_others([own]) if self.rank == 0 else {}
-        letters = self.post.exchange("numbers", outgoing, [] if self.rank == 0 else [0])
-        known: list[float] = (own if self.rank == 0 else _only(letters[0])).tolist()
-        return known
-
-    def _gather(self, own: Tensor) -> list[Tensor]:
-        """This tensor of every process, by rank."""
-        letters = self.post.exchange("numbers", self.to_others([own]), self.others())
-        return [own if rank == self.rank else _only(letters[rank]) for rank in self.everybody]
+        told: list[float] = self.post.tell(torch.tensor(list(values), dtype=torch.float64)).tolist()
+        return told
 
 
 class GatheredLink(SharedLink):
@@ -125,7 +109,7 @@ class GatheredLink(SharedLink):
 
     def serve(self, batches: Sequence[Batch], uploads: Sequence[Upload], serve: Serve) -> list[Reply]:
         self.post.step += 1
-        outgoing = self.to_others(upload_letter(uploads)) if uploads else {}
+        outgoing = self.post.to_others(upload_letter(uploads)) if uploads else {}
         letters = self.post.exchange("uploads", outgoing, self.senders(batches))
         return serve(self.in_order(batches, uploads, letters))
 
@@ -156,12 +140,6 @@ class RolesLink(SharedLink):
         self.post.exchange("uploads", {0: upload_letter(uploads)}, [])
         letter = self.post.exchange("cut gradients", {}, [0])[0]
         return replies_of(letter, uploads, self.post.device)
-
-
-def _only(letter: Sequence[Tensor | None]) -> Tensor:
-    """The one tensor of a letter of numbers, on the host."""
-    (tensor,) = letter
-    return torch.empty(0) if tensor is None else tensor.cpu()
 
 
 def threads() -> str:

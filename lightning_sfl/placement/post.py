@@ -5,7 +5,7 @@ Headers travel on the processors (a gloo group), so that sizes are known before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import torch
@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_sfl.core.errors import PlacementError
+from lightning_sfl.placement.letters import Letter
 from lightning_sfl.placement.wire import pack, unpack
 
-Letter = Sequence[Tensor | None]
 MAGIC = 0x53464C31  # "SFL1"
-LETTERS = ("greetings", "first weights", "uploads", "cut gradients", "client states", "numbers", "server gradients")
+LETTERS = ("first weights", "uploads", "cut gradients", "answers", "client states", "optimizer states", "numbers")
 
 
 class Post:
@@ -48,6 +48,32 @@ class Post:
                 written[id(letter)] = pack(letter, place)
             packed[to] = written[id(letter)]
         return {sender: unpack(message) for sender, message in self._swap(what, packed, sorted(incoming)).items()}
+
+    def to_others(self, letter: Letter) -> dict[int, Letter]:
+        """The same letter for all other processes."""
+        return {rank: letter for rank in range(self.size) if rank != self.rank}
+
+    def gather(self, own: Tensor) -> list[Tensor]:
+        """This tensor of every process, by rank, on the host; each may have a size of its own."""
+        outgoing = self.to_others([own])
+        letters = self.exchange("numbers", outgoing, outgoing)
+        return [own.cpu() if rank == self.rank else only(letters[rank]) for rank in range(self.size)]
+
+    def tell(self, own: Tensor, source: int = 0) -> Tensor:
+        """This tensor as one process has it, on the host."""
+        speaking = self.rank == source
+        letters = self.exchange("numbers", self.to_others([own]) if speaking else {}, [] if speaking else [source])
+        return own.cpu() if speaking else only(letters[source])
+
+    def add_up(self, row: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum of a row over all processes, by their collective; those who miss it are named if they come late."""
+        try:
+            total = add(row)
+        except RuntimeError as error:
+            raise self._lost("another process", "sums", error) from error
+        self.sent_messages += 1
+        self.sent_bytes += row.numel() * row.element_size()
+        return total
 
     def _swap(self, what: str, outgoing: Mapping[int, Tensor], incoming: Sequence[int]) -> dict[int, Tensor]:
         sending: list[tuple[int, dist.Work | None]] = []
@@ -102,3 +128,11 @@ class Post:
         late = "imed out" in str(error) or "imeout" in str(error)
         why = f"did not answer within {self.timeout.total_seconds():g} s" if late else "is gone"
         return PlacementError(f"{self._here()} {whom} {why} (awaited: {what})")
+
+
+def only(letter: Letter) -> Tensor:
+    """The one tensor of a letter, on the host."""
+    (tensor,) = letter
+    if tensor is None:
+        raise PlacementError("a tensor is missing from a message")
+    return tensor.cpu()

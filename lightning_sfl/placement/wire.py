@@ -5,13 +5,14 @@ Nothing is pickled. A table entry is eight integers: dtype, number of dimensions
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_sfl.core.cut import Reply, Smashed, Upload, parts
 from lightning_sfl.core.errors import PlacementError
 
 DTYPES = (
@@ -70,54 +71,14 @@ def _numbers(raw: Tensor) -> Tensor:
     return raw.view(torch.int64).cpu()
 
 
-# --- what crosses the cut -------------------------------------------------------------------------------------------
+def spelled(value: Any) -> Tensor:
+    """A plain value (text, numbers, lists) as bytes of JSON."""
+    try:
+        return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    except TypeError:
+        raise PlacementError(f"a {type(value).__name__} does not travel between processes") from None
 
 
-def upload_letter(uploads: Sequence[Upload]) -> list[Tensor | None]:
-    """Uploads as tensors: who they are, then received data and labels of each."""
-    who = [[u.slot, u.client_id, u.local_step, _form(u.received)] for u in uploads]
-    content: list[Tensor | None] = [torch.tensor(who, dtype=torch.int64).view(-1, 4)]
-    for upload in uploads:
-        content += [*parts(upload.received), upload.labels]
-    return content
-
-
-def uploads_of(letter: Sequence[Tensor | None], device: torch.device) -> list[Upload]:
-    """What `upload_letter` wrote, at the server: there is no smashed data with a graph, only what was received."""
-    who, *content = letter
-    rest = iter(content)
-    uploads = []
-    for slot, client, step, form in [] if who is None else who.tolist():
-        tensors = [_present(next(rest)).to(device) for _ in range(form or 1)]
-        received: Smashed = tuple(tensors) if form else tensors[0]
-        uploads.append(Upload(slot, client, step, received, received, _present(next(rest)).to(device)))
-    return uploads
-
-
-def _form(smashed: Smashed) -> int:
-    """Number of parts of a tuple; 0 for a tensor alone."""
-    return len(smashed) if isinstance(smashed, tuple) else 0
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise PlacementError("a tensor is missing from a message")
-    return tensor
-
-
-def reply_letter(answers: Sequence[Reply]) -> list[Tensor | None]:
-    """What is sent of these answers: for each its slot and the number of its parts, then the parts."""
-    who = torch.tensor([[answer.upload.slot, len(answer.sent)] for answer in answers], dtype=torch.int64).view(-1, 2)
-    return [who, *(part for answer in answers for part in answer.sent)]
-
-
-def replies_of(letter: Sequence[Tensor | None], uploads: Sequence[Upload], device: torch.device) -> list[Reply]:
-    """What `reply_letter` wrote, at the clients: the answer to the first upload of each slot."""
-    who, *content = letter
-    rest = iter(content)
-    own = {upload.slot: upload for upload in reversed(uploads)}
-    answers = []
-    for slot, count in [] if who is None else who.tolist():
-        sent = tuple(_present(next(rest)).to(device) for _ in range(count))
-        answers.append(Reply(own[slot], sent, sent))
-    return answers
+def read(text: Tensor) -> Any:
+    """The value that was `spelled`."""
+    return json.loads(bytes(text.cpu().numpy()))
