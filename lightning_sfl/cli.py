@@ -19,12 +19,12 @@ import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
-from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, write_predictions
+from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, stop, write_predictions
 from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
 from lightning_sfl.config_words import one_line
-from lightning_sfl.console import fail, quiet_warnings, shown
+from lightning_sfl.console import quiet_warnings, shown
 from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
@@ -130,9 +130,8 @@ class SFLCLI(LightningCLI):
             rehearse(self.model, self.datamodule, rounds)
             check_checkpoint(self.model, self.checkpoint(), rounds)
             if rounds:
-                check_placement(
-                    settings.trainer, self.config_init[self.subcommand].placement, self.model, self.datamodule
-                )
+                placement = self._get(self.config_init, "placement")
+                check_placement(settings.trainer, placement, self.model, self.datamodule)
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -216,14 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(examine())
         run(given)
     except (ConfigError, DataError, MisconfigurationException) as error:
-        fail(one_line(error))
+        stop(one_line(error), code=2)
     except SFLError as error:
-        fail(one_line(error), code=1)
+        stop(one_line(error), code=1)
     except KeyboardInterrupt:
-        fail(INTERRUPTED, code=130)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C, after it has shut down what was running
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            fail(INTERRUPTED, code=130)
+        stop(INTERRUPTED, code=130)
+    except SystemExit as left:  # Lightning's answer to Ctrl-C, after it has shut down what was running
+        if isinstance(left.__context__, KeyboardInterrupt):
+            stop(INTERRUPTED, code=130)
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch import Trainer
 
 from lightning_sfl.core.split import cuts
 from lightning_sfl.data.table import class_table, draw_classes, format_table
+from lightning_sfl.placement.ending import is_first_to_fail, leave
 
 
 class CommandTrainer(Trainer):
@@ -73,3 +75,11 @@ def write_predictions(batches: Iterable[Any], folder: Path) -> None:
         writer.writerow(["row", "prediction"])
         writer.writerows(enumerate(row for batch in batches for row in batch.tolist()))
     click.echo(f"wrote {path}")
+
+
+def stop(message: str, code: int) -> None:
+    """End all processes of the run; the first of them that cannot go on says why."""
+    if is_first_to_fail():
+        click.echo(f"error: {message}", err=True)
+    leave()
+    sys.exit(code)

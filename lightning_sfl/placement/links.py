@@ -40,7 +40,7 @@ class SharedLink(Link):
         return self.home(slot) == self.rank
 
     def start_round(self, index: int) -> None:
-        self.post.round, self.post.step = index, 0
+        self.post.start_round(index)
 
     def senders(self, batches: Sequence[Batch]) -> list[int]:
         """The other processes that have a client in this step."""

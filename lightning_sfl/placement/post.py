@@ -17,6 +17,7 @@ from lightning_sfl.placement.letters import Letter
 from lightning_sfl.placement.wire import pack, unpack
 
 MAGIC = 0x53464C31  # "SFL1"
+PATIENCE_S = 300.0  # for all to have started and gone through a round, in which much is loaded and opened
 LETTERS = ("first weights", "uploads", "cut gradients", "answers", "client states", "optimizer states", "numbers")
 
 
@@ -28,13 +29,20 @@ class Post:
 
     def __init__(self, device: torch.device, timeout_s: float) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.device, self.timeout = device, timedelta(seconds=timeout_s)
+        self.device, self.timeout = device, timedelta(seconds=max(timeout_s, PATIENCE_S))
+        self.later = timedelta(seconds=timeout_s)
         together = dist.get_backend() == "gloo"
         self.letters = dist.group.WORLD
         self.headers = self.letters if together else dist.new_group(backend="gloo", timeout=self.timeout)
         self.on_host = together
-        self.round, self.step = 0, 0
+        self.round, self.step, self.begun = 0, 0, False
         self.sent_messages, self.sent_bytes = 0, 0
+
+    def start_round(self, index: int) -> None:
+        """Round `index` begins; once a first one is over, nobody is waited for longer than was asked for."""
+        self.round, self.step = index, 0
+        self.timeout = self.later if self.begun else self.timeout
+        self.begun = True
 
     def exchange(
         self, what: str, outgoing: Mapping[int, Letter], incoming: Iterable[int]

@@ -16,15 +16,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_sfl.core.errors import PlacementError
 from lightning_sfl.core.state import copy_state, state_of
 from lightning_sfl.placement.choice import link_for
+from lightning_sfl.placement.ending import Starter
 from lightning_sfl.placement.fabric import joined
 from lightning_sfl.placement.optimizer_states import complete
-from lightning_sfl.placement.post import Post
+from lightning_sfl.placement.post import PATIENCE_S, Post
 from lightning_sfl.placement.settings import Placement
 from lightning_sfl.placement.wire import read, spelled
-
-PATIENCE_S = 300.0  # for all processes to have started, which takes longer than any message
 
 
 class SplitStrategy(DDPStrategy):
@@ -44,12 +44,21 @@ class SplitStrategy(DDPStrategy):
         super().__init__(timeout=timedelta(seconds=max(placement.timeout_s, PATIENCE_S)), **options)
         self.placement = placement
 
+    def _configure_launcher(self) -> None:
+        self._launcher = Starter(self.cluster_environment, self.num_processes, self.num_nodes)
+
     def configure_ddp(self) -> None:
         """Nothing is wrapped."""
 
     def setup_environment(self) -> None:
         """Start the processes' group, and the post between them."""
-        super().setup_environment()
+        try:
+            super().setup_environment()
+        except RuntimeError as error:
+            meeting = f"{self.cluster_environment.main_address}:{self.cluster_environment.main_port}"
+            late = "imed out" in str(error)
+            why = "not all came in time" if late else "the address is taken or out of reach"
+            raise PlacementError(f"{self.world_size} processes could not meet at {meeting}: {why}") from error
         self.fabric = joined(self)
         self.post = Post(self.fabric.device, self.placement.timeout_s)
 
