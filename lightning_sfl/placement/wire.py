@@ -35,7 +35,7 @@ def pack(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor:
 
 
 def unpack(message: Tensor) -> list[Tensor | None]:
-    """The tensors of a message, sharing its memory."""
+    """The tensors of a message, each in memory of its own: what keeps one shall not keep all, and can be saved."""
     count = int(_numbers(message[: ENTRY * 8])[0])
     table = _numbers(message[: ENTRY * 8 * (count + 1)]).view(-1, ENTRY)[1:].tolist()
     tensors: list[Tensor | None] = []
@@ -46,7 +46,7 @@ def unpack(message: Tensor) -> list[Tensor | None]:
             continue
         shape = sizes[:dimensions]
         size = math.prod(shape) * DTYPES[code].itemsize
-        tensors.append(message[place : place + size].view(DTYPES[code]).view(shape))
+        tensors.append(message[place : place + size].clone().view(DTYPES[code]).view(shape))
         place += size + -size % ALIGNED
     if place != len(message):
         raise PlacementError(f"a message of {len(message)} bytes tells of {place}")
