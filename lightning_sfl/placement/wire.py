@@ -64,6 +64,8 @@ def _entry(tensor: Tensor | None) -> list[int]:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
+    if not tensor.numel():
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
