@@ -17,7 +17,10 @@ ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of
 
 # Options of Lightning's Trainer that would change what a round is: the values that do not, and why not others.
 TRAINER: dict[str, tuple[tuple[Any, ...], str]] = {
-    "precision": ((None, 32, "32", *PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
+    "precision": (
+        (None, 32, "32", *PRECISIONS),
+        f"one of {', '.join(PRECISIONS)}; 16-mixed would scale what comes back through the cut twice",
+    ),
     "strategy": (STRATEGIES, "only auto: the halves are placed by placement.mode"),
     "gradient_clip_val": ((None,), "only null: use model.client_clip and model.server_clip"),
     "gradient_clip_algorithm": ((None,), "only null: use model.client_clip and model.server_clip"),

@@ -40,7 +40,7 @@ class SplitStrategy(DDPStrategy):
     strategy_name = "split"
     post: Post | None = None
 
-    def __init__(self, placement: Placement = Placement(), **options: Any) -> None:  # noqa: B008
+    def __init__(self, placement: Placement = Placement(), **options: Any) -> None:
         super().__init__(timeout=timedelta(seconds=max(placement.timeout_s, PATIENCE_S)), **options)
         self.placement = placement
 
