@@ -30,8 +30,10 @@ FEW = [
 METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "USFL", "Mix2SFL", "MultiSFL", "GAS", "FedAvg")
 MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in (*METHODS, "FedSGD") for mode in ("gathered", "roles")]
 MATRIX += [f"{name}:{mode}:adam" for name in METHODS for mode in ("gathered", "roles")]
-MATRIX += ["MiniBatchSFL:sharded", "USFL:sharded", "SFLV1:sharded:dropout", "FedAvg:sharded:dropout"]
-MATRIX += [f"{case}:double" for case in MATRIX[-4:]]
+SHARDED = ["MiniBatchSFL:sharded", "USFL:sharded", "SFLV1:sharded:dropout", "FedAvg:sharded:dropout"]
+MATRIX += SHARDED
+MATRIX += ["SFL:gathered:bf16", "USFL:roles:bf16", "FedAvg:roles:bf16"]
+MATRIX += [f"{case}:double" for case in SHARDED]
 
 
 def compare(processes: int, cases: list[str], folder: Path) -> None:
