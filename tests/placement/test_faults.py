@@ -42,7 +42,7 @@ class Net(nn.Sequential):
 @contextmanager
 def running(folder: Path, *more: str, config: str = "sfl", **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A run in two processes; whatever is left of it is killed."""
-    command = fit(config, folder / "runs", "--trainer.max_epochs=1000000", f"--placement.timeout_s={TIMEOUT_S}", *more)
+    command = fit(config, folder / "runs", "--trainer.max_epochs=5000", f"--placement.timeout_s={TIMEOUT_S}", *more)
     process = subprocess.Popen(
         launched("trainer", 2, command), env=environment() | variables, cwd=folder, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
