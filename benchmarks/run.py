@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 import torch
 
-from benchmarks import placement, population, startup, throughput, watching
+from benchmarks import comparing, placement, population, startup, throughput, watching
 from benchmarks.report import Row, machine, table, write
 from benchmarks.workloads import workloads
 
-PARTS = ("throughput", "watching", "population", "placement", "startup")
+PARTS = ("throughput", "watching", "population", "placement", "startup", "comparing")
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +40,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=5, help="process starts for start-up time; half as many for memory"
     )
+    parser.add_argument("--compared-runs", type=int, default=50, help="finished runs that are compared")
+    parser.add_argument("--compared-rounds", type=int, default=100, help="rounds of each of them")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of latest.json")
     chosen = parser.parse_args(arguments)
     unknown = set(chosen.parts) - set(PARTS)
@@ -66,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
             20, chosen.image_rows, max(2, chosen.image_rounds // 2), max(1, chosen.repeats // 2)
         ),
         "startup": lambda: startup.measure(chosen.repeats),
+        "comparing": lambda: comparing.measure(
+            chosen.compared_runs, chosen.compared_rounds, max(1, chosen.repeats // 2)
+        ),
     }
     facts, rows = machine(), []
     for part in chosen.parts or PARTS:

@@ -12,11 +12,26 @@ import lightning as L
 from benchmarks.lanes import Lane, Lap, Ratio, race, ratio
 from benchmarks.report import Row
 from benchmarks.workloads import State, Workload, furthest, run_ours
-from lightning_sfl.callbacks import DEFAULTS, RoundRecord, default_callbacks
+from lightning_sfl.callbacks import (
+    DEFAULTS,
+    GradientDissimilarity,
+    OracleDistance,
+    ProbeAlignment,
+    RoundRecord,
+    default_callbacks,
+)
 from lightning_sfl.callbacks.first_screen import FirstScreen
 from lightning_sfl.trainer import run_loggers
 
 PERIOD = 10  # the default callbacks do the same every ten rounds
+
+# What is off by default, measured as if it were on in every round.
+OPTIONAL = {
+    "probe_alignment": partial(ProbeAlignment, source="test"),
+    "oracle_distance": partial(OracleDistance, every=1),
+    "oracle_distance (live)": partial(OracleDistance, every=1, capture="live"),
+    "gradient_dissimilarity": partial(GradientDissimilarity, every=1, source="test"),
+}
 
 
 def measure(work: Workload, apart: bool = True) -> list[Row]:
@@ -30,7 +45,7 @@ def measure(work: Workload, apart: bool = True) -> list[Row]:
     }
     if apart:
         sets["record"] = [RoundRecord()]
-        sets |= {name: [watcher(), RoundRecord()] for name, watcher in watchers.items()}
+        sets |= {name: [watcher(), RoundRecord()] for name, watcher in {**watchers, **OPTIONAL}.items()}
     work.data.setup()
     weights: dict[str, State] = {}
     with TemporaryDirectory() as folder:
@@ -43,6 +58,8 @@ def measure(work: Workload, apart: bool = True) -> list[Row]:
     if apart:
         rows.append(Row("  record and loggers alone", amortised(laps, "record", "none"), "x", ""))
         rows += [Row(f"  {name} and record / record", amortised(laps, name, "record"), "x", "") for name in watchers]
+        title = "  {}, on request, in every round / record"
+        rows += [Row(title.format(name), ratio(laps[name][1:], laps["record"][1:]), "x", "") for name in OPTIONAL]
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning as L
@@ -94,12 +94,19 @@ def workloads(clients: int, rounds: int, rows_per_client: int, image_rounds: int
     small: dict[str, Any] = {"batch_size": 10, "local_epochs": 5}
     large: dict[str, Any] = {"batch_size": 50, "local_epochs": 1}
     few, many = digits(clients), images(clients, rows_per_client)
-    return [
+    looped = [
         Workload("W1 FedAvg, digits CNN", FedAvg, DigitsCNN, few, rounds, "pool", small),
         Workload("W3 SFL, digits CNN", SFL, DigitsCNN, few, rounds, "pool", small),
         Workload("W2 FedAvg, LeNet-5", FedAvg, LeNet5, many, image_rounds, "pool2", large),
         Workload("W2 SFL, LeNet-5", SFL, LeNet5, many, image_rounds, "pool2", large),
     ]
+    return looped + [stacked(work) for work in looped]
+
+
+def stacked(work: Workload) -> Workload:
+    """The same work with all clients of a step in one stroke."""
+    options = work.options | {"client_engine": "stacked"}
+    return replace(work, name=f"{work.name}, stacked", options=options)
 
 
 class Laps(L.Callback):

@@ -19,32 +19,45 @@ else:
     from lightning_sfl.callbacks.cosine_alignment import CosineAlignment
     from lightning_sfl.callbacks.cut_scale import CutScale
     from lightning_sfl.callbacks.drift import Drift
+    from lightning_sfl.callbacks.estimate_quality import EstimateQuality
     from lightning_sfl.callbacks.first_screen import FirstScreen
+    from lightning_sfl.callbacks.gradient_dissimilarity import GradientDissimilarity
     from lightning_sfl.callbacks.gradient_divergence import GradientDivergence
     from lightning_sfl.callbacks.initial_distance import InitialDistance
+    from lightning_sfl.callbacks.oracle_distance import OracleDistance
+    from lightning_sfl.callbacks.probe_alignment import ProbeAlignment
     from lightning_sfl.callbacks.progress import RoundProgress
+    from lightning_sfl.callbacks.proof_check import ProofCheck
     from lightning_sfl.callbacks.round_record import RoundRecord
+    from lightning_sfl.callbacks.stop_at import StopAt
     from lightning_sfl.callbacks.traffic import Traffic
     from lightning_sfl.callbacks.update_counts import UpdateCounts
     from lightning_sfl.callbacks.watcher import Watcher
 
     __all__ = [
         "DEFAULTS",
+        "OPTIONAL",
         "CosineAlignment",
         "CutScale",
         "Drift",
+        "EstimateQuality",
         "FirstScreen",
+        "GradientDissimilarity",
         "GradientDivergence",
         "InitialDistance",
+        "OracleDistance",
+        "ProbeAlignment",
+        "ProofCheck",
         "RoundProgress",
         "RoundRecord",
+        "StopAt",
         "Traffic",
         "UpdateCounts",
         "Watcher",
         "default_callbacks",
     ]
 
-    # config key -> class: what every run watches unless its key says otherwise
+    # config key -> class: what every run watches unless its key says otherwise; stop_at only counts, until it is told
     DEFAULTS: dict[str, type[Callback]] = {
         "gradient_divergence": GradientDivergence,
         "cosine_alignment": CosineAlignment,
@@ -54,6 +67,14 @@ else:
         "initial_distance": InitialDistance,
         "cut_scale": CutScale,
         "round_record": RoundRecord,
+        "stop_at": StopAt,
+    }
+
+    # config key -> class: what the command line adds where its key says `every`; it is never there by itself
+    OPTIONAL: dict[str, type[Callback]] = {
+        "probe_alignment": ProbeAlignment,
+        "oracle_distance": OracleDistance,
+        "gradient_dissimilarity": GradientDissimilarity,
     }
 
     def default_callbacks(progress_bar: bool = True) -> list[Callback]:

@@ -100,7 +100,6 @@ class Drift(Watcher):
         if event.server_half is not None:
             self.servers[id(event.server_half)] = Track(trail_of(event, event.server_half))
 
-    @torch.no_grad()
     def on_client_step(self, module: Any, event: ClientStep) -> None:
         """Distances of all clients that moved, and of server copies that the client's optimizer moves."""
         if not self.clients:
@@ -110,15 +109,16 @@ class Drift(Watcher):
         tracks += [self.servers.get(copy) for copy in copies if copy not in self.served]
         self._measure(track for track in tracks if track is not None)
 
-    @torch.no_grad()
     def on_server_step(self, module: Any, event: ServerStep) -> None:
         """Distance of the server copy that moved."""
         track = self.servers.get(id(event.server_half))
         if track is not None:
             self.served.add(id(event.server_half))
             if track.due(self.sample_interval):
-                track.distances.append(track.trail.distance(event))
+                with torch.no_grad():
+                    track.distances.append(track.trail.distance(event))
 
+    @torch.no_grad()
     def _measure(self, tracks: Iterable[Track]) -> None:
         chosen = [track for track in tracks if track.due(self.sample_interval)]
         if chosen:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, RoundStart
-from lightning_sfl.core.randomness import stream, untouched_generators
+from lightning_sfl.core.gradients import ROWS_AT_ONCE, BnMode, mean_gradient, trained_parameters, untouched
+from lightning_sfl.core.randomness import stream
 from lightning_sfl.measures.divergence import divergence, split_half
 from lightning_sfl.measures.gram import Weights, gram, weights_of
 from lightning_sfl.records.report import RoundReport
-
-BnMode = Literal["running", "batch"]
-ROWS_AT_ONCE = 512
 
 
 class GradientDivergence(Watcher):
@@ -61,25 +56,21 @@ class GradientDivergence(Watcher):
         self._forget()
         if not self.due(event.round):
             return
-        device = module.population.x.device
-        with (
-            untouched_generators(device),
-            _as_measured(event, self.bn_mode),
-            torch.autocast(device.type, enabled=False),
-        ):
+        with untouched((event.client_half, event.server_half), self.bn_mode, module.population.x.device):
             self._measure(module, event)
 
     def _measure(self, module: Any, event: RoundStart) -> None:
-        client = [p for p in event.client_half.parameters() if p.requires_grad]
-        server = [p for p in event.server_half.parameters() if p.requires_grad]
+        both = (event.client_half, event.server_half)
+        client, server = map(trained_parameters, both)
         rows: dict[str, list[list[Tensor]]] = {"client": [], "server": []}
         for participant in dict.fromkeys(event.participants):
             halves = self._halves(module, event.round, participant)
             if not halves:
                 continue
             self.shares[participant] = [len(half) for half in halves]
-            for half in halves:
-                gradient = self._gradient(module, event, half, [*client, *server])
+            for half in halves:  # batch statistics need all rows at once
+                at_once = len(half) if self.bn_mode == "batch" else ROWS_AT_ONCE
+                gradient = mean_gradient(module.loss, both, module.population, half, [*client, *server], at_once)
                 rows["client"].append(gradient[: len(client)])
                 rows["server"].append(gradient[len(client) :])
         self.sizes = {"client": sum(p.numel() for p in client), "server": sum(p.numel() for p in server)}
@@ -89,21 +80,6 @@ class GradientDivergence(Watcher):
         own = module.population.rows[participant]
         order = stream(module.seed, "gradient_divergence", round, participant).permutation(len(own))[: self.max_rows]
         return [own[np.sort(half)] for half in np.array_split(order, 2) if len(half)]
-
-    def _gradient(self, module: Any, event: RoundStart, rows: np.ndarray, over: list[nn.Parameter]) -> list[Tensor]:
-        """Gradient of the mean loss on these rows; batch statistics need them all at once."""
-        at_once = len(rows) if self.bn_mode == "batch" else ROWS_AT_ONCE
-        total: list[Tensor] = []
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            x, labels = module.population.take(part)
-            with torch.enable_grad():
-                loss = module.loss(event.server_half(event.client_half(x)), labels)
-                found = torch.autograd.grad(loss, over, allow_unused=True) if over else ()
-            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(over, found, strict=True)]
-            shares = [gradient * (len(part) / len(rows)) for gradient in whole] if at_once < len(rows) else whole
-            total = [old + new for old, new in zip(total, shares, strict=True)] if total else shares
-        return total
 
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
         """Note the aggregator's weight."""
@@ -153,25 +129,3 @@ class GradientDivergence(Watcher):
                 joined[i, place + offset] = rows / sum(share)
             first[i, place] = second[i, place + len(share) - 1] = 1
         return joined, first, second
-
-
-@contextmanager
-def _as_measured(event: RoundStart, bn_mode: BnMode) -> Iterator[None]:
-    """Both halves in evaluation mode (batch statistics on request), and afterwards as they were, buffers included."""
-    modules = [module for half in (event.client_half, event.server_half) for module in half.modules()]
-    modes = [module.training for module in modules]
-    buffers = [b for half in (event.client_half, event.server_half) for b in half.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
-    try:
-        for module in modules:
-            module.training = bn_mode == "batch" and isinstance(module, _NormBase)
-        # cuDNN differentiates recurrent layers in training mode only
-        with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, old in zip(buffers, before, strict=True):
-                buffer.copy_(old)
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode

@@ -52,11 +52,11 @@ class InitialDistance(Watcher):
         if self.starts and self.anchor is not None:
             anchor = self.anchor.start
             starts = [trail.start for trail in self.starts.values()]
-            away = torch.tensor(
-                [i for i, start in enumerate(starts) if not torch.equal(start, anchor)], dtype=torch.long
-            )
+            away = [i for i, start in enumerate(starts) if not torch.equal(start, anchor)]
             products = torch.zeros(len(starts), len(starts), dtype=torch.float64)
-            products[away[:, None], away[None, :]] = gram([[starts[i] - anchor] for i in away.tolist()]).cpu()
+            if away:
+                places = torch.tensor(away)
+                products[places[:, None], places[None, :]] = gram([[starts[i] - anchor] for i in away]).cpu()
             self.found = (list(self.starts), initial_distance(products, float(square(anchor).sqrt())))
         self.starts.clear()
         self.anchor = None

@@ -24,7 +24,8 @@ class RoundRecord(Watcher):
     """Asks every watcher for its report, adds what the method counts and the evaluation logged, and writes it all down.
 
     A resumed run drops the lines of rounds that it is about to repeat, and gives earlier rounds back to a CSV logger,
-    which deletes its file when it starts. Only the first process writes.
+    which deletes its file when it starts. Files go into the folder of the Trainer's first logger, or into its
+    `default_root_dir` where there is no logger or it has no folder. Only the first process writes.
 
     Args:
         every: write every so many rounds, 0 for never.
@@ -47,10 +48,10 @@ class RoundRecord(Watcher):
         if self.opened or self.idle or not self.every:
             return
         self.opened = True
-        folder = trainer.log_dir  # asks all processes
+        folder = trainer.log_dir or trainer.default_root_dir  # asks all processes
         if trainer.is_global_zero:
-            write_manifest(folder or ".", facts_of(trainer, pl_module))
-            self.log_file, earlier = resume(Path(folder or ".") / FILE_NAME, trainer.current_epoch)
+            write_manifest(folder, facts_of(trainer, pl_module))
+            self.log_file, earlier = resume(Path(folder) / FILE_NAME, trainer.current_epoch)
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger) and earlier:
                     _give_back(logger, earlier)

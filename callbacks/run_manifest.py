@@ -9,6 +9,7 @@ import lightning as L
 import torch
 
 from lightning_sfl import __version__
+from lightning_sfl.callbacks.stop_at import StopAt
 from lightning_sfl.core.rounds import schedule_fingerprint
 from lightning_sfl.records.manifest import Manifest
 
@@ -30,6 +31,10 @@ def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
         "bytes_per_sample": cut.bytes_per_sample,
         "client_parameters": cut.client_parameters,
         "server_parameters": cut.server_parameters,
+        "dynamics": module.dynamics.matched,
+        "stop_at": {
+            key: budget for one in trainer.callbacks if isinstance(one, StopAt) for key, budget in one.budgets.items()
+        },
         "device": module.device.type,
         "threads": torch.get_num_threads(),
         "versions": {

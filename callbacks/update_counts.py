@@ -79,12 +79,16 @@ class UpdateCounts(Watcher):
             self.counts["client_steps"] += 1
             self.counts["samples_main"] += turn.rows
 
-    @torch.no_grad()
     def on_server_step(self, module: Any, event: ServerStep) -> None:
         """One step of one server copy."""
         self.counts["server_steps"] += 1
         self.counts["samples_server"] += event.rows
         self.branches.add(event.branch)
+        if self.trails:
+            self._measure(event)
+
+    @torch.no_grad()
+    def _measure(self, event: ServerStep) -> None:
         trail = self.trails.get(id(event.server_half))
         if trail is not None and trail.now:
             self.lengths.append(trail.length(event))

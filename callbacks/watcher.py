@@ -29,6 +29,11 @@ class Watcher(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stay idle in a fast_dev_run."""
         self.idle = bool(trainer.fast_dev_run)
+        if stage == "fit":
+            self.check(trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check(self, data: Any) -> None:
+        """Refuse what cannot work with these data; the command line asks before anything is written."""
 
     def due(self, round: int) -> bool:
         """Whether this round is measured."""

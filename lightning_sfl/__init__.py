@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import Centralized as Centralized
     from lightning_sfl.methods import FedAvg as FedAvg
     from lightning_sfl.methods import FedSGD as FedSGD
+    from lightning_sfl.methods import HoloGrad as HoloGrad
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
     from lightning_sfl.methods import Mix2SFL as Mix2SFL
     from lightning_sfl.methods import MultiSFL as MultiSFL
@@ -42,6 +43,7 @@ _METHODS = (
     "GAS",
     "FedAvg",
     "FedSGD",
+    "HoloGrad",
     "Centralized",
 )
 _HOMES = {

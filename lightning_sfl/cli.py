@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with the project's defaults, three commands of its own, and errors of one line."""
+"""The command line: LightningCLI with the project's defaults, commands of its own, and errors of one line."""
 
 from __future__ import annotations
 
@@ -19,37 +19,33 @@ import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
-from lightning_sfl.commands import CommandTrainer, show_cuts, show_partition, stop, write_predictions
+from lightning_sfl.commands import (
+    ABOUT,
+    ABOUT_COMMANDS,
+    CommandTrainer,
+    show_cuts,
+    show_partition,
+    show_results,
+    stop_for,
+    write_predictions,
+)
 from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
-from lightning_sfl.config_words import one_line
-from lightning_sfl.console import quiet_warnings, shown
-from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
+from lightning_sfl.console import quiet_warnings
+from lightning_sfl.core.errors import SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
 from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
-from lightning_sfl.rehearsal import check_checkpoint, check_folder, plain_errors, rehearse
+from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
-
-ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
-fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
-ones overriding earlier ones, or are given as --name value. More commands: `sweep` trains a grid of
-settings and seeds, `compare` makes tables and pictures of runs (--help explains both), and `doctor` examines the
-installation and says what to mend."""
-ABOUT_COMMANDS = {
-    "fit": "Train, and record every round in a fresh folder below trainer.default_root_dir.",
-    "validate": "Judge a checkpoint on the validation rows: --resume a run, or --ckpt_path and the run's config.",
-    "test": "Judge a checkpoint on the test rows: --resume a run, or --ckpt_path and the run's config.",
-    "predict": "Write the most likely class of every test row to predictions.csv.",
-}
-INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
 
 
 class SFLCLI(LightningCLI):
-    """fit, validate, test, predict, cuts and partition."""
+    """fit, validate, test, predict, cuts, partition and check."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.typed = next(iter(kwargs["args"]), "")
@@ -65,7 +61,7 @@ class SFLCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Commands and the arguments of the Trainer's method that the config supplies."""
-        own = {"cuts": {"model", "datamodule"}, "partition": {"model", "datamodule"}}
+        own = {command: {"model", "datamodule"} for command in ("cuts", "partition", "check")}
         return {**LightningCLI.subcommands(), **own}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -77,8 +73,9 @@ class SFLCLI(LightningCLI):
         """One seed for data and model, and a config key for each default callback."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
-        for key, callback in callbacks.DEFAULTS.items():
+        for key, callback in {**callbacks.DEFAULTS, **callbacks.OPTIONAL}.items():
             parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({f"{key}.every": 0 for key in callbacks.OPTIONAL})
         parser.add_lightning_class_args(KeepLast, "checkpoints")
         parser.add_class_arguments(Placement, "placement")
         parser.add_argument(
@@ -109,6 +106,7 @@ class SFLCLI(LightningCLI):
         settings = self.config[self.subcommand]
         honour(settings.trainer)
         check_trainer(settings.trainer)
+        check_modes(settings.trainer.callbacks)
         check_arguments(FederatedData, settings.data, "data")
         check_nulls(settings)
         unsafe = self.subcommand in LightningCLI.subcommands() and settings.weights_only is False
@@ -124,14 +122,21 @@ class SFLCLI(LightningCLI):
         settings = self.config[self.subcommand]
         with plain_errors(settings):
             if self.subcommand not in LightningCLI.subcommands():
+                check_method(self.model)
                 self.datamodule.setup("fit")
+                if self.subcommand == "partition":
+                    check_folder(settings.output, "output")
                 return
             rounds = settings.trainer.max_epochs if self.subcommand == "fit" else 0
             rehearse(self.model, self.datamodule, rounds)
-            check_checkpoint(self.model, self.checkpoint(), rounds)
+            check_checkpoint(self.model, self.checkpoint(), rounds, settings.resume)
             if rounds:
+                watching = self.trainer.callbacks  # type: ignore[attr-defined]
+                check_monitors(self.model, self.datamodule.eval_set, watching)
+                check_watchers(self.datamodule, watching)
                 placement = self._get(self.config_init, "placement")
                 check_placement(settings.trainer, placement, self.model, self.datamodule)
+            if self.subcommand in ("fit", "predict"):
                 check_folder(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -170,17 +175,15 @@ class SFLCLI(LightningCLI):
         arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         resumed = self._get(self.config, "resume")
         if resumed is not None and "ckpt_path" in arguments:
-            newest = self.checkpoint()
+            arguments["ckpt_path"] = newest = self.checkpoint()
             click.echo(f"{resumed}: {newest.name if newest else 'no checkpoint yet, from the start'}")
-            arguments["ckpt_path"] = newest
+        elif "ckpt_path" in arguments and arguments["ckpt_path"] is None and subcommand != "fit":
+            click.echo("no checkpoint was named: this is about the network as it was built, without any training")
         return arguments
 
     def after_fit(self) -> None:
         """Say where the results are."""
-        folder = self.trainer.log_dir
-        if folder is not None and self.trainer.is_global_zero:
-            click.echo(f"records, checkpoints and config: {shown(folder)}")
-            click.echo(f"curves: tensorboard --logdir {shown(self.trainer.default_root_dir)}")
+        show_results(self.trainer)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +194,14 @@ class SFLCLI(LightningCLI):
     def partition(self, model: SplitMethod, datamodule: FederatedData, output: str) -> None:
         """Print the table of classes per client; write its picture and the manifest."""
         show_partition(datamodule, Path(output))
+
+    def check(
+        self, model: SplitMethod, datamodule: FederatedData, clients: int, rows: int, skip: list[str] | None
+    ) -> None:
+        """Print a line for every equivalence and self-test; exit code 1 when one fails."""
+        from lightning_sfl.check_command import check_all
+
+        sys.exit(check_all(self, clients, rows, skip or ()))
 
     def predict(self, **arguments: Any) -> None:
         """Write the predicted classes of the test rows to predictions.csv in the root folder."""
@@ -210,27 +221,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet_warnings()
     try:
         if given[:1] == ["doctor"]:
-            from lightning_sfl.doctor import examine
+            from lightning_sfl.doctor import main as doctor
 
-            sys.exit(examine())
+            sys.exit(doctor(given[1:]))
         run(given)
-    except (ConfigError, DataError, MisconfigurationException) as error:
-        stop(one_line(error), code=2)
-    except SFLError as error:
-        stop(one_line(error), code=1)
-    except KeyboardInterrupt:
-        stop(INTERRUPTED, code=130)
-    except SystemExit as left:  # Lightning's answer to Ctrl-C, after it has shut down what was running
-        if isinstance(left.__context__, KeyboardInterrupt):
-            stop(INTERRUPTED, code=130)
+    except (SFLError, MisconfigurationException, RuntimeError, KeyboardInterrupt, SystemExit) as error:
+        stop_for(error)
         raise
 
 
 def run(arguments: Sequence[str]) -> SFLCLI:
     """Parse the arguments and carry the command out."""
-    strict: dict[str, Any] = {command: {"allow_abbrev": False} for command in SFLCLI.subcommands()}
-    for command, about in ABOUT_COMMANDS.items():
-        strict[command]["description"] = about
+    about = {command: {"description": text} for command, text in ABOUT_COMMANDS.items()}
+    strict: Any = {command: {"allow_abbrev": False, **about.get(command, {})} for command in SFLCLI.subcommands()}
     return SFLCLI(
         SplitMethod,
         FederatedData,

@@ -18,7 +18,7 @@ from lightning_sfl.config_checks import TRAINER
 from lightning_sfl.config_words import causes, one_line, original, readable, shortened, shown
 from lightning_sfl.core.errors import SFLError, nearest
 
-LIGHT_COMMANDS = ("sweep", "compare", "doctor")  # which this parser never meets
+LIGHT_COMMANDS = ("sweep", "compare", "gradients", "doctor")  # which this parser never meets
 
 
 class RefusedOptions(argparse.ArgumentError):
@@ -102,6 +102,8 @@ def no_setting(name: str, known: Sequence[str], where: str = "") -> str:
     meant = f"; did you mean {inside.get(near[1], near[1])}?" if near else ""
     if near and len(names) > 20:
         return f"no setting called {name!r}{where}{meant}"
+    if not known:
+        return f"no setting called {name!r}{where}: there are none"
     return f"no setting called {name!r}{where}{meant or ';'} known: {shortened(', '.join(names), 700)}"
 
 
@@ -141,6 +143,9 @@ def wrong_type(found: re.Match[str], key: str, complaint: Complaint) -> str:
     inner = len(complaint.chain) > 1 and str(complaint.chain[-2]) in around
     listed = re.search(r"Subtypes: \[(.*)\]\n", around[-1]) if inner else None
     given = re.search(r"Given value: (.*)", around[-1], re.DOTALL) if inner else None
+    needed = re.search(r"arguments are required: (.*)", around[-1]) if inner else None
+    if needed:
+        return missing(needed, key, complaint)
     if inner and "dot import path" in around[-1] and kind_of(key).names():
         return no_class(given[1] if given else found[2], key)
     ours = TRAINER.get(key.removeprefix("trainer."))

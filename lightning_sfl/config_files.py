@@ -77,7 +77,9 @@ def check_model(model: Any, run_seed: Any, path: str) -> None:
             f"model.seed={settings['seed']!r} is not a setting of its own (in {path}): give seed_everything"
         )
     classes = [getattr(lightning_sfl.methods, name) for name in lightning_sfl.methods.__all__]
-    known = {"class_path", "init_args", "dict_kwargs"}.union(*(inspect.signature(cls).parameters for cls in classes))
+    constructors = {base.__init__ for cls in classes for base in cls.__mro__ if "__init__" in vars(base)}
+    known = {"class_path", "init_args", "dict_kwargs"}.union(*(inspect.signature(c).parameters for c in constructors))
+    known -= {"self", "args", "kwargs"}
     own = "." in str(model.get("class_path", "")) if isinstance(model, dict) else True
     for name, value in settings.items():
         if value == {} and name not in known and not own:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -39,6 +39,15 @@ class Finding(NamedTuple):
 
     state: Literal["ok", "warning", "problem"]
     text: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command, which has no options; its exit code."""
+    from lightning_sfl.plain_parser import PlainParser
+
+    about = "Look at the installation; say what is in order and what to do about the rest. 1 if there is a problem."
+    PlainParser("doctor", about).parse_args(arguments)
+    return examine()
 
 
 def examine() -> int:

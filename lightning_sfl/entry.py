@@ -18,6 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from lightning_sfl.sweep_command import main as sweep
 
         sweep(given[1:])
+    elif given[:1] == ["gradients"]:
+        from lightning_sfl.gradients_command import main as gradients
+
+        gradients(given[1:])
     else:
         train(given)
 

@@ -68,9 +68,18 @@ def check_training(method: SplitMethod, rounds: int) -> None:
             method.selection.select(index, method.available, method.participants, method.seed)
 
 
-def check_checkpoint(method: SplitMethod, path: Path | None, rounds: int) -> None:
-    """Read the checkpoint, if there is one, and compare it with the run; `rounds` of training, 0 for an evaluation."""
+def check_checkpoint(method: SplitMethod, path: Path | None, rounds: int, resumed: str | None = None) -> None:
+    """Read the checkpoint, if there is one, and compare it with the run.
+
+    Args:
+        method: has been cut.
+        path: of the checkpoint; None for none.
+        rounds: of training, 0 for an evaluation.
+        resumed: folder of the run from which the checkpoint was to come; to judge it wants one.
+    """
     if path is None:
+        allowed = "a run with a good checkpoint, and this one has none yet"
+        require(rounds > 0 or resumed is None, "resume", resumed, allowed)
         return
     require(path.is_file(), "ckpt_path", str(path), "a checkpoint file; to go on with a run: --resume and its folder")
     try:
@@ -95,15 +104,17 @@ def check_rates(method: SplitMethod, states: list[dict[str, Any]]) -> None:
             require(same, f"{role}_optimizer.lr", fresh["lr"], f"{first}, from which the checkpoint's schedule began")
 
 
-def check_folder(path: str) -> None:
-    """Make the folder of runs and see that it can be written to."""
+def check_folder(path: str | None, key: str = "trainer.default_root_dir") -> None:
+    """Make a folder for results and see that it can be written to."""
+    if not path:
+        raise ConfigError(f"{key}={path!r} is not allowed: a folder")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         allowed = f"a folder that can be written to ({error.strerror or error})"
-        raise ConfigError(f"trainer.default_root_dir={path!r} is not allowed: {allowed}") from error
+        raise ConfigError(f"{key}={path!r} is not allowed: {allowed}") from error
 
 
 @contextmanager

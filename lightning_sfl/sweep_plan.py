@@ -40,9 +40,10 @@ class Point:
 
     @property
     def digest(self) -> str:
-        """Changes with any setting but the number of rounds, and with any byte of the config files."""
+        """Changes with any setting but the rounds, and with any byte of config files and of files with own classes."""
         parts = [a for a in self.arguments if not a.startswith(f"--{ROUNDS}=")]
         parts += [Path(a).read_text(encoding="utf-8") for a in self.arguments if is_file(a) and Path(a).is_file()]
+        parts += [path.read_text(encoding="utf-8") for path in own_files(parts)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -131,6 +132,15 @@ def check_key(name: str) -> None:
 def is_file(value: Any) -> bool:
     """Whether a value names a config file rather than a class or a number."""
     return isinstance(value, str) and value.endswith((".yaml", ".yml"))
+
+
+def own_files(texts: Iterable[str]) -> list[Path]:
+    """Python files in the working folder out of which these settings take a class, as in `model=mine.Mine`."""
+    named = [
+        found for text in texts for found in re.findall(r"(?:=|class_path: *|: +)[\"']?([A-Za-z_][\w.]*)\.\w+", text)
+    ]
+    files = [Path(*name.split(".")).with_suffix(".py") for name in dict.fromkeys(named)]
+    return [file for file in files if file.is_file()]
 
 
 def files_in(settings: Mapping[str, Any]) -> list[str]:

@@ -13,16 +13,22 @@ import torch
 from torch import Tensor, nn
 
 import lightning_sfl.methods as registry
+from lightning_sfl.checks.states import differing, furthest
 from lightning_sfl.core import events
 from lightning_sfl.core.activation_buffer import Generation
 from lightning_sfl.core.balancing import Balancing
+from lightning_sfl.core.byzantine import Byzantine
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
+from lightning_sfl.core.holograd.basis import BasisChoice
+from lightning_sfl.core.holograd.robust import Robust
 from lightning_sfl.core.label_selection import LabelAware
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.population import Population
 from lightning_sfl.core.replay import Replay
-from lightning_sfl.methods import GAS, SFLV1, USFL, FedAvg, FedSGD, Mix2SFL, MultiSFL, SplitMethod
+from lightning_sfl.core.stragglers import Stragglers
+from lightning_sfl.methods import GAS, SFLV1, USFL, FedAvg, FedSGD, HoloGrad, Mix2SFL, MultiSFL, SplitMethod
 
+__all__ = ["differing", "furthest"]  # and all below; these two are the package's own
 NUM_FEATURES, NUM_CLASSES = 6, 4
 CUTS = ("fc1", "relu1", "fc2", "relu2")
 METHODS: list[type[SplitMethod]] = [
@@ -30,7 +36,7 @@ METHODS: list[type[SplitMethod]] = [
     for entry in (getattr(registry, name) for name in registry.__all__)
     if isinstance(entry, type) and issubclass(entry, SplitMethod) and entry is not SplitMethod
 ]
-CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg", "FedSGD", "Centralized")]
+CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg", "FedSGD", "HoloGrad", "Centralized")]
 
 # Methods whose slots, with their optimizers, go on from round to round.
 PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS]
@@ -43,6 +49,7 @@ FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
+    HoloGrad: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
     MultiSFL: {"weighting"},
 }
 
@@ -50,6 +57,7 @@ FIXED: dict[type[SplitMethod], set[str]] = {
 PLAIN: dict[type[SplitMethod], dict[str, Any]] = {
     GAS: {"prior_exponent": 0.0, "generation": Generation(every=0)},
     USFL: {"balancing": Balancing("none")},
+    HoloGrad: {"num_scalars": 151, "directions": "orthogonal"},  # the small network's parameters: nothing is left out
 }
 
 # Whatever a method can do at once; made anew for each use, since a selection remembers.
@@ -68,6 +76,13 @@ RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
         "local_epochs": 2,
     },
     GAS: lambda: {"prior_exponent": 1.0, "generation": Generation(partial=True), "local_server_buffers": "trained"},
+    HoloGrad: lambda: {
+        "num_scalars": 60,
+        "basis": BasisChoice("subspace", rank=8),
+        "robust": Robust("trimmed_mean", trim=0.34),
+        "byzantine": Byzantine(0.25, "noise"),
+        "stragglers": Stragglers("window", window_s=0.2),
+    },
     MultiSFL: lambda: {"replay": Replay(proportion=0.5, most=0.9, placement="spread"), "client_forward": "double_eval"},
 }
 
@@ -191,18 +206,6 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def whole(method: SplitMethod) -> dict[str, Tensor]:
     """A copy of the merged network's state by the backbone's names, wherever it was cut."""
     return weights(method.client_half) | weights(method.server_half)
-
-
-def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    """Names whose tensors are not bitwise equal, or that only one of the states has."""
-    names = one.keys() | other.keys()
-    return sorted(n for n in names if n not in one or n not in other or not torch.equal(one[n], other[n]))
-
-
-def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest absolute difference between two states of the same names."""
-    assert one.keys() == other.keys()
-    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
 
 
 class Recorder(L.Callback):

@@ -13,7 +13,7 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.state import State
 
 Weighting = Literal["samples", "rows", "uniform"]
-BufferPolicy = Literal["average", "first"]
+BufferPolicy = Literal["average", "first", "local"]
 
 
 def normalised(weights: Sequence[float]) -> list[float]:
@@ -34,7 +34,8 @@ def weighted_average(
     """Average of the states, summed in the order given.
 
     Floating tensors are averaged; integer ones (BatchNorm's `num_batches_tracked`) take the maximum over clients of
-    positive weight. Names in `buffers` follow `buffer_policy`: averaged like the rest, or taken from the first state.
+    positive weight. Names in `buffers` follow `buffer_policy`: averaged like the rest, or taken from the first state;
+    with `local` averaged too, since what clients keep for themselves they have kept before.
     """
     shares = normalised(weights)
     contributing = [(state, share) for state, share in zip(states, shares, strict=True) if share > 0]

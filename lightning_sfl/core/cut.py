@@ -6,9 +6,10 @@ inside a block that passes several values on; a tuple is carried whole, with the
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -76,7 +77,8 @@ class Reply:
 
     raw: one (rows, ...) tensor per part, as the server's backward left it; sent: the same after the method's own
     scaling or mixing; logits and logits_gradient: of these rows as the loss saw them, kept only when somebody watches;
-    replayed: rows of others that its loss was averaged over too.
+    replayed: rows of others that its loss was averaged over too. averaged: rows that the loss was averaged over, None
+    for the upload's own; factor: by which the method multiplied `sent` (`scaled` notes it), mixing left aside.
     """
 
     upload: Upload
@@ -85,6 +87,8 @@ class Reply:
     logits: Tensor | None = None
     logits_gradient: Tensor | None = None
     replayed: int = 0
+    averaged: int | None = None
+    factor: float = 1.0
 
 
 class Boundary:
@@ -125,12 +129,27 @@ def join(uploads: Sequence[Upload]) -> Smashed:
 
 def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> list[Reply]:
     """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled."""
+    if len(uploads) == 1:
+        gradient = tuple(map(_gradient_of, parts(received)))
+        return [Reply(uploads[0], gradient, gradient, logits.detach(), logits.grad if logits.retains_grad else None)]
     sizes = [upload.num_rows for upload in uploads]
     columns = [_gradient_of(part).split(sizes) for part in parts(received)]
     rows = list(zip(*columns, strict=True))
     outputs = logits.detach().split(sizes)
     watched = logits.grad.split(sizes) if logits.retains_grad and logits.grad is not None else [None] * len(sizes)
-    return [Reply(*fields) for fields in zip(uploads, rows, rows, outputs, watched, strict=True)]
+    answered = zip(uploads, rows, rows, outputs, watched, strict=True)
+    return [Reply(*fields, averaged=sum(sizes)) for fields in answered]
+
+
+def scaled(answer: Reply, factor: float) -> Reply:
+    """The same with what is sent multiplied by a factor, which is noted."""
+    return replace(answer, sent=tuple(part * factor for part in answer.sent), factor=answer.factor * factor)
+
+
+def averaged_over(answer: Reply, rows: int) -> Reply:
+    """The same at the scale of a mean over so many rows: what the method itself divided and multiplied by is undone."""
+    now = (answer.upload.num_rows if answer.averaged is None else answer.averaged) / answer.factor
+    return answer if math.isclose(now, rows, rel_tol=1e-12) else scaled(answer, now / rows)
 
 
 def raw_of(answers: Sequence[Reply]) -> list[Tensor]:

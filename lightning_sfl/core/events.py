@@ -13,6 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lightning_sfl.core.holograd.directions import Directions
+from lightning_sfl.core.rounds import Batch
+
 
 @dataclass(frozen=True)
 class RoundStart:
@@ -113,6 +116,22 @@ class ServerStep:
 
 
 @dataclass(frozen=True)
+class ScalarsSent:
+    """A client's scalars have arrived: `scalars` along the basis' rows, then along the directions.
+
+    The halves hold the parameters at which they should have been computed, on these rows of the population.
+    """
+
+    handler: ClassVar[str] = "on_scalars_sent"
+    round: int
+    batch: Batch
+    client_half: nn.Module
+    server_half: nn.Module
+    directions: Directions
+    scalars: Tensor
+
+
+@dataclass(frozen=True)
 class ClientEnd:
     """A client is done for this round, before aggregation.
 
@@ -155,6 +174,7 @@ Event = (
     | ClientStep
     | ServerBackward
     | ServerStep
+    | ScalarsSent
     | ClientEnd
     | RoundEnd
 )

@@ -16,8 +16,9 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     """
     if not tensors:
         return True
-    norms = torch.stack(torch._foreach_norm(list(tensors))).tolist()  # what torch's own gradient clipping does
-    return math.isfinite(sum(norms)) or all(bool(tensor.isfinite().all()) for tensor in tensors)
+    norms = torch._foreach_norm(list(tensors))  # what torch's own gradient clipping does
+    total = sum(norm.item() for norm in norms) if norms[0].is_cpu else torch.stack(norms).sum()
+    return math.isfinite(total) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def clip(modules: Iterable[nn.Module], max_norm: float) -> None:

@@ -19,6 +19,8 @@ from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.replay import Found, Replay, budget, collect, order_of_asking, request, spread
 from lightning_sfl.core.rounds import Batch, Plan, Work
 from lightning_sfl.core.score_vector import ScoreVectors, label_distribution
+from lightning_sfl.core.server_groups import ServerTurn
+from lightning_sfl.core.state import squared_gradient_norm
 
 
 class ReplayDesk:
@@ -105,9 +107,10 @@ class ReplayDesk:
             uploads.append(self.boundary.upload(upload.slot, client, upload.local_step, features, labels))
         return uploads
 
-    def note_step(self, branch: int, square: Tensor) -> None:
-        """The branch's server half has taken a step with a gradient of this squared norm."""
-        self.squares[branch].append(square)
+    def note_steps(self, stepped: Sequence[ServerTurn]) -> None:
+        """The server halves of these branches have taken a step with the gradient that they have."""
+        for turn in stepped:
+            self.squares[turn.branch].append(squared_gradient_norm(turn.half))
 
     def mean_square(self) -> float:
         """Mean over the branches of their mean squared gradient norm in this round; 0 where no server half trains."""

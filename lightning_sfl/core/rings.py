@@ -35,6 +35,7 @@ class Rings(Memory):
         """All pointers to the beginning; labels: one class for each row of the population."""
         self.labels, self.rows = labels, rows
         self.pointers = self.pointers.new_zeros(len(rows), num_classes)
+        self.draft()
 
     def draft(self) -> None:
         """Begin where what was kept last ended."""

@@ -63,6 +63,11 @@ class Batch:
     def num_rows(self) -> int:
         return len(self.rows)
 
+    @property
+    def place(self) -> int:
+        """Number of its sweep."""
+        return self.local_step if self.sweep is None else self.sweep
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,7 +81,7 @@ class Plan:
         """Lock-step sweeps: in sweep t every client that has a t-th batch takes it; short clients drop out."""
         sweeps: dict[int, list[Batch]] = {}
         for batch in chain.from_iterable(self.batches):
-            sweeps.setdefault(batch.local_step if batch.sweep is None else batch.sweep, []).append(batch)
+            sweeps.setdefault(batch.place, []).append(batch)
         for number in sorted(sweeps):
             yield sweeps[number]
 
@@ -86,6 +91,13 @@ class Plan:
             for batch in batches:
                 yield [batch]
 
+    def sweep_rows(self) -> Counter[int]:
+        """Rows of all participants together in each lock-step sweep, by its number."""
+        found: Counter[int] = Counter()
+        for batch in chain.from_iterable(self.batches):
+            found[batch.place] += batch.num_rows
+        return found
+
     @property
     def num_rows(self) -> list[int]:
         """Rows each participant trains on in this round, repetitions counted."""
@@ -93,18 +105,36 @@ class Plan:
 
 
 def plan_round(
-    seed: int, index: int, participants: Sequence[int], rows: Sequence[np.ndarray], work: Work, order: ClientOrder
+    seed: int,
+    index: int,
+    participants: Sequence[int],
+    rows: Sequence[np.ndarray],
+    work: Work | Sequence[Work],
+    order: ClientOrder,
 ) -> Plan:
-    """Plan for these participants; rows[i] are the rows of participants[i]. One listed twice goes on where it was."""
-    own = dict(zip(participants, rows, strict=True))
+    """Plan for these participants; rows[i] are the rows of participants[i]. One listed twice goes on where it was.
+
+    work: of all alike, or work[i] of participants[i].
+    """
+    works = [work] * len(participants) if isinstance(work, Work) else work
+    own = dict(zip(participants, zip(rows, works, strict=True), strict=True))
     ordered = in_order(participants, order, seed, index)
     drawn: Counter[int] = Counter()
     batches = []
     for slot, client in enumerate(ordered):
-        found = draw_batches(seed, index, client, own[client], work, drawn[client])
+        found = draw_batches(seed, index, client, *own[client], drawn[client])
         batches.append(tuple(Batch(slot, client, step, b) for step, b in enumerate(found)))
         drawn[client] += len(found)
     return Plan(index, tuple(ordered), tuple(batches))
+
+
+def proportional_sizes(batch_size: int, num_rows: Sequence[int]) -> list[int]:
+    """Batches of `batch_size` rows on average, as large as the clients are: max(1, floor(N_i * batch_size * n / N)).
+
+    In whole numbers: in floating point 0.29 * 100 is 28.999999999999996, which cuts a row off.
+    """
+    together, total = batch_size * len(num_rows), sum(num_rows)
+    return [max(1, own * together // total) for own in num_rows]
 
 
 def plan_sweeps(index: int, ordered: Sequence[int], sweeps: Sequence[Mapping[int, np.ndarray]]) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,6 +108,28 @@ class Visits:
         else:
             self.clock.forward(slot, takes)
         return visit.over
+
+    def rows_under_way(self) -> int:
+        """Rows of the batches that the clients in all slots are at."""
+        return sum(len(visit.batches[visit.done]) for visit in self.in_slot.values())
+
+    def arrivals_until(self, hand_ins: int, rows: Sequence[np.ndarray], newcomers: Sequence[int] | None = None) -> int:
+        """Batches that will arrive until so many clients have handed in; `newcomers` take the places of those.
+
+        The clock knows nothing of training, so the future can be played through beforehand.
+        """
+        ahead = copy.deepcopy(self)
+        arrivals = 0
+        while hand_ins:
+            slot, _ = ahead.next()
+            arrivals += 1
+            if ahead.step(slot):
+                ahead.leave(slot)
+                hand_ins -= 1
+                if hand_ins and newcomers is not None:
+                    client = ahead.newcomer(slot, newcomers)
+                    ahead.admit(slot, client, rows[client], 0)
+        return arrivals
 
     def leave(self, slot: int) -> Visit:
         """The slot is free."""

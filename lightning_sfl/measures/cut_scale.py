@@ -20,8 +20,8 @@ class CutScales:
     """Of several messages, each field (messages,) in float64, NaN where undefined.
 
     norm: of the gradient before it was sent; sample_norm: mean norm of a row of it; denom: the number its summed loss
-    was divided by; gain: ||sent|| / ||raw||; scale_rel: gain / denom * own predictions, 1 for the mean over the own
-    batch.
+    was divided by; gain: ||sent|| / ||the rows that it was made of||; scale_rel: gain / denom * own predictions, 1 for
+    the mean over the own batch.
     """
 
     norm: Tensor
@@ -31,14 +31,15 @@ class CutScales:
     scale_rel: Tensor
 
 
-def cut_scales(raw: Tensor, sent: Tensor, residuals: Tensor, gradients: Tensor, own: Tensor) -> CutScales:
+def cut_scales(raw: Tensor, changed: Tensor, residuals: Tensor, gradients: Tensor, own: Tensor) -> CutScales:
     """From sums over each message.
 
-    raw: (messages, 3), its row norms summed, their squares summed, its rows; the others (messages,). sent: squares;
-    residuals, gradients: summed ||softmax - label|| and ||gradient at the logits||; own: the client's own predictions.
+    raw: (messages, 3), its row norms summed, their squares summed, its rows; changed: (messages, 2), squares of the
+    rows sent and of those they were before; the others (messages,). residuals, gradients: summed ||softmax - label||
+    and ||gradient at the logits||; own: the client's own predictions.
     """
     denom = _ratio(residuals, gradients)
-    gain = _ratio(sent, raw[:, 1]).sqrt()
+    gain = _ratio(changed[:, 0], changed[:, 1]).sqrt()
     return CutScales(raw[:, 1].sqrt(), _ratio(raw[:, 0], raw[:, 2]), denom, gain, gain * own / denom)
 
 
@@ -74,6 +75,29 @@ def row_norms(parts: Sequence[Tensor]) -> Tensor:
     """Norm of every row over all parts of the cut, (rows,)."""
     norms = [torch.linalg.vector_norm(part.detach().flatten(1), dim=1) for part in parts]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def source_norms(raw: Tensor, sent: Tensor, steps: Tensor, tolerance: float = 1e-5) -> Tensor:
+    """Norms that the sent rows had before they were sent, from the norms before and after, all (rows,).
+
+    Where the sent norms of a step are the raw ones times one factor, in any order, rows have changed places between
+    clients and the factor is everyone's; otherwise each row is taken to come from its own place. A client's gain would
+    mix the norms of its rows with those of others, were they compared place by place. steps: (rows,) from 0 on.
+    """
+    count = int(steps.max()) + 1
+    factors = _ratio(*(raw.new_zeros(count).index_add_(0, steps, norms.square()) for norms in (sent, raw))).sqrt()[
+        steps
+    ]
+    pairs = ((sent, factors * raw), (_sorted_within(sent, steps), factors * _sorted_within(raw, steps)))
+    off = [~torch.isclose(one, other, rtol=tolerance, atol=0) for one, other in pairs]
+    in_place, exchanged = (raw.new_zeros(count).index_add_(0, steps, each.to(raw)) == 0 for each in off)
+    return torch.where((exchanged & ~in_place)[steps], sent / factors, raw)
+
+
+def _sorted_within(values: Tensor, steps: Tensor) -> Tensor:
+    """Values in ascending order step by step; `steps` ascends."""
+    order = values.argsort()
+    return values[order[steps[order].argsort(stable=True)]]
 
 
 def scale_ratio(scales: Sequence[float]) -> float:

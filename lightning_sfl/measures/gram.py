@@ -42,7 +42,7 @@ def cross_gram(left: Sequence[Vector], right: Sequence[Vector]) -> Tensor:
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=device)
     for column in first:
         for start in range(0, column[0].numel(), COLUMNS):
-            block = torch.stack([tensor.reshape(-1)[start : start + COLUMNS].double() for tensor in column])
+            block = torch.stack([tensor.reshape(-1)[start : start + COLUMNS] for tensor in column]).double()
             total += block[: len(left)] @ (block if left is right else block[len(left) :]).T
     return total
 

@@ -29,5 +29,5 @@ def initial_distance(gram: Tensor, anchor_norm: float) -> InitialDistance:
     distances = (squares[:, None] + squares[None, :] - 2 * gram).clamp(min=0)
     dist = float((distances.sum() / (count * (count - 1))).sqrt()) if count > 1 else NAN
     uniform = torch.full((count,), 1 / count, dtype=gram.dtype, device=gram.device) if count else squares
-    cos = alignment(gram, uniform, tau=0).cos_pair if count > 1 else NAN
+    cos = alignment(gram, uniform, tau=0).cos_pair if count > 1 and bool(squares.any()) else NAN
     return InitialDistance(dist, quotient(dist, anchor_norm), squares.clamp(min=0).sqrt(), cos)

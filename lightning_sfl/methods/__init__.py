@@ -6,6 +6,7 @@ from lightning_sfl.methods.centralized import Centralized
 from lightning_sfl.methods.fedavg import FedAvg
 from lightning_sfl.methods.fedsgd import FedSGD
 from lightning_sfl.methods.gas import GAS
+from lightning_sfl.methods.holograd import HoloGrad
 from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
 from lightning_sfl.methods.mix2sfl import Mix2SFL
 from lightning_sfl.methods.multisfl import MultiSFL
@@ -24,6 +25,7 @@ __all__ = [
     "Centralized",
     "FedAvg",
     "FedSGD",
+    "HoloGrad",
     "MiniBatchSFL",
     "Mix2SFL",
     "MultiSFL",

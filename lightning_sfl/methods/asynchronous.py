@@ -40,6 +40,8 @@ class AsynchronousMethod(SplitMethod):
         kwargs: options of `SplitMethod`.
     """
 
+    one_at_a_time = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -95,16 +97,20 @@ class AsynchronousMethod(SplitMethod):
 
     def plan(self, index: int) -> Plan:
         if self.participation == "per_round":
-            plan = super().plan(index)
-            self.visits.start_together(plan, self.newcomer_count())
-            self.quorum = len(plan.participants)
-            return plan
+            return self.follow(super().plan(index))
         first = in_order(self.participants_of(0), self.client_order, self.seed, 0)
         for slot in range(len(first)):
             if slot not in self.visits.in_slot:
                 self.admit(slot, first[slot] if slot not in self.visits.left else None)
         self.quorum = self.model_buffer or len(first)
         return Plan(index, self.visits.clients, ())
+
+    def follow(self, plan: Plan) -> Plan:
+        """Its clients start together, and nobody takes the place of one that is done."""
+        self.participation = "per_round"
+        self.visits.start_together(plan, self.newcomer_count())
+        self.quorum = len(plan.participants)
+        return plan
 
     def admit(self, slot: int, client: int | None = None) -> None:
         """A client, or whoever the draw says, takes a free slot."""
@@ -124,8 +130,11 @@ class AsynchronousMethod(SplitMethod):
         """A client begins, or goes on in another round from where it stands."""
         visit = self.visits.in_slot[slot]
         visit.rows, self.steps_taken[slot] = 0, 0
-        if not visit.loaded:
+        if visit.loaded and self.starts_merged:
+            self.keep_own(slot, visit.client)
+        if not visit.loaded or self.starts_merged:
             self.load_slot(slot)
+            self.give_own(slot, visit.client)
             if self.link.holds(slot):
                 self.receive_weights(slot)
             visit.loaded = True
@@ -136,6 +145,7 @@ class AsynchronousMethod(SplitMethod):
         self.bring([slot])
         if self.link.holds(slot):
             self.send_weights(slot)
+        self.keep_own(slot, self.visits.in_slot[slot].client)
         weight = self.tell_end(slot, finished=True)
         self.handed_in.append(({name: tensor.clone() for name, tensor in state_of(self.slots[slot]).items()}, weight))
         self.visits.leave(slot)
@@ -170,6 +180,13 @@ class AsynchronousMethod(SplitMethod):
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)
 
+    def uploads_ahead(self, plan: Plan) -> dict[int, int]:
+        newcomers = self.available if self.participation == "replaced" else None
+        return {0: self.visits.arrivals_until(self.quorum, self.population.rows, newcomers)}
+
+    def joint_rows(self, upload: Upload) -> int:
+        return self.visits.rows_under_way()
+
     def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         if self.client_momentum == "shared":
             self.pass_on_momentum(turns[0].slot)
@@ -193,11 +210,12 @@ class AsynchronousMethod(SplitMethod):
 
     def memory(self) -> dict[str, Any]:
         if self.visits is None:
-            return {}
+            return super().memory()
         slots = {slot: state_of(self.slots[slot]) for slot in self.visits.in_slot}
-        return {"slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
+        return {**super().memory(), "slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
 
     def recall(self, memory: dict[str, Any]) -> None:
+        super().recall(memory)
         self.visits.load(memory["visits"], self.population.rows)
         self.moved_last = memory["moved_last"]
         for slot, state in memory["slots"].items():

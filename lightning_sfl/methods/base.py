@@ -31,19 +31,19 @@ from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
 from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
+from lightning_sfl.methods.matched import MatchedSides
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.uncut import UncutSteps
 
 
-class SplitMethod(UncutSteps):
+class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
 
-    one_place: whether all rows are trained on in one place, so that there is nothing to deal to several processes.
+    one_process: why there is nothing to deal to several processes; empty where there is.
     whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
     then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
     """
 
-    one_place: ClassVar[bool] = False
+    one_process: ClassVar[str] = ""
     whole_loss: str = "its server half learns from the uploads in turn, or from more than their rows"
 
     # --- what a method says -----------------------------------------------------------------------------------------
@@ -53,6 +53,10 @@ class SplitMethod(UncutSteps):
         chosen = self.participants_of(index)
         rows = [self.population.rows[client] for client in chosen]
         return plan_round(self.seed, index, chosen, rows, self.work, self.client_order)
+
+    def follow(self, plan: Plan) -> Plan:
+        """Take up a plan that was made elsewhere, in place of the method's own: the plan that is carried out."""
+        return plan
 
     def participants_of(self, index: int) -> list[int]:
         """Clients of round `index`, as the selection lists them."""
@@ -75,6 +79,10 @@ class SplitMethod(UncutSteps):
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         """Train the server half on these uploads and answer each with its cut gradient, in the same order."""
         raise NotImplementedError(f"{type(self).__name__} has no serve()")
+
+    @property
+    def answers_uploads(self) -> bool:
+        return type(self).serve is not SplitMethod.serve
 
     def merge(self, plan: Plan) -> None:
         """Put the participants' halves together: the weighted average of FedAvg."""
@@ -125,6 +133,7 @@ class SplitMethod(UncutSteps):
         """Local steps until the plan is done, then the merge."""
         self.link.start_round(plan.index)
         self.feed = Feed(self.population, plan)
+        self.match(plan)
         self.steps_taken = Counter()
         self.boundary.start_round()
         self.emit(events.RoundStart, plan.participants, self.client_half, self.server_half)
@@ -136,14 +145,14 @@ class SplitMethod(UncutSteps):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), self.scalars())
+        scalars = {**self.matched_scalars(), **self.scalars()}
+        self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
         self.begin(batches)
         held = [batch for batch in batches if self.link.holds(batch.slot)]
-        uploads = [upload for batch in held for upload in self.uploads(batch)]
-        answers = self.link.serve(batches, uploads, self.serve)
+        answers = self.link.serve(batches, self.upload(held), self.answer)
         if not self.link.serves:
             self.step("server")  # moves nothing, as there are no gradients here: schedules want to see steps
         self.download(answers)
@@ -171,6 +180,7 @@ class SplitMethod(UncutSteps):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
             if self.link.holds(slot):
                 self.send_weights(slot)
+            self.keep_own(slot, client)
             self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
 
     def send_weights(self, slot: int) -> None:
@@ -196,6 +206,10 @@ class SplitMethod(UncutSteps):
         """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
         return not self.selection.depends_on_past
 
+    def departures(self) -> dict[str, str]:
+        """Lines of `train.py check` that do not hold for this method by design -> why."""
+        return {}
+
     def describe(self) -> list[str]:
         """What one should know before training starts, line by line."""
         rounds = self.trainer.max_epochs or 0
@@ -203,6 +217,7 @@ class SplitMethod(UncutSteps):
             f"method: {self.method_name} (revision {self.revision}), seed {self.seed}",
             f"cut: {self.split.certificate.describe()}",
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
+            *([f"matched: {self.dynamics.said()}"] if self.dynamics.matched else []),
             f"placement: {self.link.describe()} on {self.device}",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",

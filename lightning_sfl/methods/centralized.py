@@ -18,7 +18,9 @@ class Centralized(SplitMethod):
     """One pooled client, which is client 0; nothing crosses the cut, which only says what each optimizer steps."""
 
     name = "centralized"
-    one_place = True
+    one_process = "all rows are trained on in one place"
+    one_at_a_time = True
+    why_not_local = "there are no clients"
 
     @property
     def num_slots(self) -> int:
@@ -30,6 +32,11 @@ class Centralized(SplitMethod):
     def plan(self, index: int) -> Plan:
         pooled = np.concatenate(self.population.rows)
         return plan_round(self.seed, index, [0], [pooled], self.work, self.client_order)
+
+    def follow(self, plan: Plan) -> Plan:
+        """The batches that clients would take side by side are one."""
+        pooled = [np.concatenate([batch.rows for batch in sweep]) for sweep in plan.interleaved()]
+        return Plan(plan.index, (0,), (tuple(Batch(0, 0, step, rows) for step, rows in enumerate(pooled)),))
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         self.backward_uncut(batches)

@@ -33,6 +33,7 @@ class FedSGD(SplitMethod):
     """
 
     name = "fedsgd"
+    why_not_local = "clients send gradients and keep no weights"
     server_copies = True
     whole_on_client = True
     whole_loss = "its one step needs the gradients of all clients"

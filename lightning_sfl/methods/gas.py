@@ -24,9 +24,9 @@ from lightning_sfl.core.logit_prior import logit_prior
 from lightning_sfl.core.progress_weight import PROGRESS, ProgressCount, ProgressWeight
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.rounds import Batch, Plan
+from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.core.state import untouched_buffers
 from lightning_sfl.methods.asynchronous import AsynchronousMethod
-from lightning_sfl.methods.server_side import ServerTurn
 
 
 class GAS(AsynchronousMethod):
@@ -70,8 +70,11 @@ class GAS(AsynchronousMethod):
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         super().local_step(batches)
-        if self.buffer.full:
+        if self.buffer.full and self.groups is None:
             self.train_on_buffer()
+
+    def step_groups(self, branches: Sequence[int]) -> None:
+        self.train_on_buffer()  # it holds what came since the last server step
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         """Keep the upload, and answer it at once: the gradient of the client's own loss, the server half as it is."""
@@ -106,11 +109,16 @@ class GAS(AsynchronousMethod):
         self.stop_unless(bool(loss.isfinite()), "the loss on the buffer", clients, "server")
         self.forget_gradients(self.stepped["server"])
         self.walk_back([loss])
-        self.step_server([ServerTurn(0, clients, len(labels), self.server_half)])
+        self.move_server([ServerTurn(0, clients, len(labels), self.server_half)])
         self.buffer.clear()
 
     def newcomer_count(self) -> int:
         return self.progress.newcomer()
+
+    def departures(self) -> dict[str, str]:
+        adjusted = "clients learn from a prior-adjusted loss, the server from generated activations"
+        plain = not self.prior_exponent and not self.generation.every
+        return {} if plain else dict.fromkeys(("one_step", "denominator"), adjusted)
 
     def merge(self, plan: Plan) -> None:
         super().merge(plan)
@@ -126,7 +134,7 @@ class GAS(AsynchronousMethod):
 
     def memory(self) -> dict[str, Any]:
         if self.buffer is None:
-            return {}
+            return super().memory()
         return {**super().memory(), "buffer": self.buffer.state(), "progress": vars(self.progress)}
 
     def recall(self, memory: dict[str, Any]) -> None:

@@ -49,12 +49,13 @@ class SplitModule(EvaluatedModule):
         local_epochs: passes over its own data that a client makes in a round.
         local_steps: instead of local_epochs, this many batches, however small the client is.
         weighting: a client's weight in the merge: its number of samples, of rows trained on in this round, or uniform.
-        bn_buffers: buffers such as BatchNorm's statistics are averaged like weights, or taken from the first client.
+        bn_buffers: buffers such as BatchNorm's statistics are averaged like weights, or taken from the first client, or
+            `local` (FedBN, ICLR 2021): a client that takes part again goes on with its own batch-norm layers, weights
+            and statistics; the network that is judged, and new clients, have the average of the last participants'.
         client_order: order in which the server meets the clients: by id, as selected, or shuffled every round.
         client_clip: largest gradient norm of a client half, null for no clipping.
         server_clip: largest gradient norm of the server half, null for no clipping.
         persist_server_optimizer: keep momentum and moments of the server half from round to round.
-        compile: run both halves through torch.compile, which pays for large networks only: it takes a while to begin.
         seed: all draws of the run follow from it.
     """
 
@@ -82,7 +83,6 @@ class SplitModule(EvaluatedModule):
         client_clip: float | None = None,
         server_clip: float | None = None,
         persist_server_optimizer: bool = False,
-        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class SplitModule(EvaluatedModule):
         self.bn_buffers: BufferPolicy = bn_buffers
         self.client_order: ClientOrder = client_order
         self.clips: dict[Role, float | None] = {"client": client_clip, "server": server_clip}
-        self.persist_server_optimizer, self.compiled = persist_server_optimizer, compile
+        self.persist_server_optimizer = persist_server_optimizer
         self.seed = seed
         self.population: Population | None = None
 
@@ -151,8 +151,6 @@ class SplitModule(EvaluatedModule):
         self.slots = nn.ModuleList(copy.deepcopy(self.client_half) for _ in range(count))
         copies = count if self.server_copies else 0
         self.server_slots = nn.ModuleList(copy.deepcopy(self.server_half) for _ in range(copies))
-        for half in [self.client_half, self.server_half, *self.slots, *self.server_slots] if self.compiled else ():
-            half.compile()  # in place: the names of parameters stay
         self.to(self.device)
 
     @property

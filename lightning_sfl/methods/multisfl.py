@@ -25,9 +25,9 @@ from lightning_sfl.core.evaluation import evaluated
 from lightning_sfl.core.replay import BY_DEFAULT, Replay
 from lightning_sfl.core.replay_desk import ReplayDesk
 from lightning_sfl.core.rounds import Batch, ClientOrder, Plan
-from lightning_sfl.core.state import load_state, squared_gradient_norm, state_of
+from lightning_sfl.core.server_groups import ServerTurn
+from lightning_sfl.core.state import load_state, state_of
 from lightning_sfl.methods.base import SplitMethod
-from lightning_sfl.methods.server_side import ServerTurn
 
 
 class MultiSFL(SplitMethod):
@@ -48,6 +48,7 @@ class MultiSFL(SplitMethod):
     """
 
     name = "multisfl"
+    why_not_local = "branches outlive the rounds, and clients visit them"
     server_copies = True
 
     def __init__(
@@ -82,7 +83,8 @@ class MultiSFL(SplitMethod):
         super().train_round(plan)
 
     def load_slot(self, slot: int) -> None:
-        """A branch goes on from where it stands."""
+        if self.starts_merged:  # else a branch goes on from where it stands
+            super().load_slot(slot)
 
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         return evaluated(self.slots[batch.slot], x) if self.client_forward == "double_eval" else None
@@ -91,9 +93,8 @@ class MultiSFL(SplitMethod):
         super().begin(batches)
         self.desk.ask(batches)
 
-    def uploads(self, batch: Batch) -> list[Upload]:
-        own = self.upload(batch)
-        return [own, *self.desk.replayed(own, self.slots[batch.slot])]
+    def upload(self, batches: Sequence[Batch]) -> list[Upload]:
+        return [each for up in super().upload(batches) for each in (up, *self.desk.replayed(up, self.slots[up.slot]))]
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         groups = by_slot(uploads)
@@ -106,15 +107,14 @@ class MultiSFL(SplitMethod):
         half, sizes = self.server_of(uploads[0].slot), [uploads[0].num_rows, rows_of(uploads[1:])]
         return torch.cat([half(part) for part in cut_up(received, sizes)])
 
-    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
-        super().step_server(stepped, cut_gradients)
-        for turn in stepped:
-            self.desk.note_step(turn.branch, squared_gradient_norm(turn.half))
+    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        super().move_server(stepped, cut_gradients)
+        self.desk.note_steps(stepped)
 
     def merge(self, plan: Plan) -> None:
         super().merge(plan)
-        pull_all(self.slots[: self.num_branches], self.client_half, self.pull)
-        pull_all(self.server_slots[: self.num_branches], self.server_half, self.pull)
+        for branches, master in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
+            pull_all(branches[: self.num_branches], master, self.pull)
         self.desk.end_round(*self.link.from_server([self.learning_rates()["server"] * self.desk.mean_square()]))
 
     @property

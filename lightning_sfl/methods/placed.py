@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from lightning_sfl.core import events
 from lightning_sfl.core.cut import DIRECTIONS, KINDS, Boundary, Reply
 from lightning_sfl.core.state import state_of
-from lightning_sfl.methods.watched import WatchedModule
+from lightning_sfl.methods.engine import Engine
 
 
-class PlacedModule(WatchedModule):
+class PlacedModule(Engine):
     """Brings states of slots that are trained elsewhere, and numbers that add up over all processes."""
 
     boundary: Boundary

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Reply, Smashed, Upload, cloned, join, raw_of, replies, rows_of
+from lightning_sfl.core.cut import Reply, Upload, join, raw_of, replies, rows_of
 from lightning_sfl.core.rounds import Batch
+from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.methods.placed import PlacedModule
-
-
-class ServerTurn(NamedTuple):
-    """A step of one server half: which copy, on whose rows, how many."""
-
-    branch: int
-    client_ids: tuple[int, ...]
-    num_rows: int
-    half: nn.Module
 
 
 class ServerSide(PlacedModule):
@@ -43,44 +34,44 @@ class ServerSide(PlacedModule):
     def backward_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
         """What `train_server` does before the step: fresh server gradients, and the answers."""
         here = [[upload for upload in uploads if upload.here] for uploads in groups]
-        served = [self.forward_server(*each) for each in zip(here, groups, strict=True)]
+        served = [uploads for uploads in here if uploads]
+        joined = [join(uploads) for uploads in served]
+        outputs = self.forward_servers(served, joined)
+        losses = self.losses_in_order(here, groups, outputs)
         self.forget_gradients(self.stepped["server"])
-        losses = [loss for _, _, loss in filter(None, served)]
         if losses:
             self.walk_back(losses)
         if not self.server_copies:
             self.link.sum_gradients(self.stepped["server"])
-        answers: dict[int, Reply] = {}
-        for uploads, found in zip(here, served, strict=True):
-            if found is not None:
-                answers |= {id(reply.upload): reply for reply in replies(uploads, *found[:2])}
+        answered = [reply for each in zip(served, joined, outputs, strict=True) for reply in replies(*each)]
+        answers = {id(reply.upload): reply for reply in answered}
         return [answers.get(id(upload), Reply(upload, (), ())) for uploads in groups for upload in uploads]
 
-    def forward_server(
-        self, here: Sequence[Upload], uploads: Sequence[Upload]
-    ) -> tuple[Smashed, Tensor, Tensor] | None:
-        """Joined received data (leaves), logits and loss of those uploads of a group that are here; None without any.
+    def losses_in_order(
+        self, here: Sequence[Sequence[Upload]], groups: Sequence[Sequence[Upload]], outputs: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """For each group with uploads that are here, the mean loss over their rows times their share of the group."""
+        logits, losses = iter(outputs), []
+        for own, uploads in zip(here, groups, strict=True):
+            if not own:
+                self.tally.skip()
+                continue
+            loss = self.server_loss(own, next(logits))
+            losses.append(loss if len(own) == len(uploads) else loss * (rows_of(own) / rows_of(uploads)))
+        return losses
 
-        The loss is the mean over the rows that are here, times their share of the group.
-        """
-        if not here:
-            self.tally.skip()
-            return None
-        received = join(here)
-        labels = torch.cat([upload.labels for upload in here])
-        self.draw_from("server", uploads[0])
-        logits = self.server_logits(here, received)
+    def server_loss(self, uploads: Sequence[Upload], logits: Tensor) -> Tensor:
+        """Mean loss of one group."""
+        labels = torch.cat([upload.labels for upload in uploads])
         if self.looked_at(events.CutGradient.handler):
             logits.retain_grad()
-        loss = self.observed_loss(logits, labels, [upload.client_id for upload in here], "server")
-        return received, logits, loss if len(here) == len(uploads) else loss * (rows_of(here) / rows_of(uploads))
-
-    def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
-        """The server half of the first upload's slot on the joined data of all of them."""
-        logits: Tensor = self.server_of(uploads[0].slot)(cloned(received))
-        return logits
+        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
 
     def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
+        """Server halves have their gradients: they move, unless other uploads are to have a part in the step."""
+        self.move_server(stepped, cut_gradients)
+
+    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """Check, clip and step server halves; what is about to be sent back is checked with them."""
         for turn in stepped:
             self.emit(events.ServerBackward, *turn)

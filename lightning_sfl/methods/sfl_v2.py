@@ -20,6 +20,7 @@ class SFLV2(SplitMethod):
     """One server half, one client after another; results depend on `client_order`."""
 
     name = "sfl_v2"
+    one_at_a_time = True
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
         return plan.sequential()

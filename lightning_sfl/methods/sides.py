@@ -15,7 +15,6 @@ from lightning_sfl.core import events
 from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, parts, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
-from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
@@ -42,6 +41,7 @@ class Sides(ServerSide):
     def start_client(self, batch: Batch) -> None:
         """Load a client into its slot, when its first turn comes."""
         self.load_slot(batch.slot)
+        self.give_own(batch.slot, batch.client_id)
         if self.link.holds(batch.slot):
             self.receive_weights(batch.slot)
         half, private = self.slots[batch.slot], self.private_server(batch.slot)
@@ -67,22 +67,17 @@ class Sides(ServerSide):
         """Inputs and labels of one batch."""
         return self.feed.take(batch)
 
-    def forward_client(self, batch: Batch, x: Tensor) -> Smashed:
-        """Smashed data, with its graph."""
-        self.draw_from("client", batch)
-        smashed: Smashed = self.slots[batch.slot](x)
-        return smashed
-
-    def upload(self, batch: Batch) -> Upload:
-        """Run the client half on a batch and send what leaves it."""
-        x, labels = self.take_turn(batch)
-        sent = self.sent_instead(batch, x)
-        smashed = self.forward_client(batch, x)
-        return self.boundary.upload(batch.slot, batch.client_id, batch.local_step, smashed, labels, sent)
-
-    def uploads(self, batch: Batch) -> list[Upload]:
-        """All that goes up at this turn of a client: its own upload comes first, and alone is answered."""
-        return [self.upload(batch)]
+    def upload(self, batches: Sequence[Batch]) -> list[Upload]:
+        """Run each client half on its batch and send what leaves it; of one client, the first upload is answered."""
+        if not batches:
+            return []
+        inputs, labels = zip(*[self.take_turn(batch) for batch in batches], strict=True)
+        instead = [self.sent_instead(*each) for each in zip(batches, inputs, strict=True)]
+        smashed = self.forward_clients(batches, inputs)
+        return [
+            self.boundary.upload(batch.slot, batch.client_id, batch.local_step, *tensors)
+            for batch, *tensors in zip(batches, smashed, labels, instead, strict=True)
+        ]
 
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         """What goes up instead of the smashed data through which the client will learn; None for those themselves."""
@@ -133,10 +128,6 @@ class Sides(ServerSide):
         """Bytes of the weights that a client receives, and sends, in a round."""
         return sum(map(state_bytes, self.owned(0)))
 
-    def private_server(self, slot: int) -> nn.Module | None:
-        """The slot's own server copy, where the method keeps copies."""
-        return self.server_slots[slot] if self.server_copies else None
-
     # --- both sides -------------------------------------------------------------------------------------------------
 
     def observed_loss(self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role) -> Tensor:
@@ -171,10 +162,6 @@ class Sides(ServerSide):
                 "nothing was updated with it" if half else "the checkpoint of the round before holds the last good one"
             )
             raise NonFiniteError(f"{what} is not finite in {where}; {kept}")
-
-    def draw_from(self, side: Role, turn: Batch | Upload) -> None:
-        """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""
-        seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, self.device)
 
     def emit_cut_gradient(self, answer: Reply) -> None:
         """Tell what one client is about to backpropagate."""

@@ -23,15 +23,20 @@ class SplitLearning(SplitMethod):
     """The client half is relayed from client to client; results depend on `client_order`."""
 
     name = "split_learning"
+    one_at_a_time = True
+    why_not_local = "the client half goes on from client to client, nothing is merged"
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
         return plan.sequential()
 
     def start_of(self, slot: int) -> nn.Module:
-        return self.brought(slot - 1) if slot > 0 else self.client_half
+        return self.brought(slot - 1) if slot > 0 and not self.starts_merged else self.client_half
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         return self.train_server([uploads])
 
     def merge(self, plan: Plan) -> None:
-        copy_state(self.slots[len(plan.participants) - 1], self.client_half)
+        if self.starts_merged:  # nothing was handed on, so that all ends count: this is SplitFed V2
+            super().merge(plan)
+        else:
+            copy_state(self.slots[len(plan.participants) - 1], self.client_half)

@@ -14,16 +14,17 @@ class UncutSteps(Sides):
     def backward_uncut(self, batches: Sequence[Batch]) -> None:
         """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
         self.begin(batches)
+        held = [batch for batch in batches if self.link.holds(batch.slot)]
+        turns = [self.take_turn(batch) for batch in held]
+        smashed = self.forward_clients(held, [x for x, _ in turns])
+        answered = iter(zip(self.forward_privates(held, smashed), turns, strict=True))
         losses = []
         for batch in batches:
-            if not self.link.holds(batch.slot):
+            if self.link.holds(batch.slot):
+                logits, (_, labels) = next(answered)
+                losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
+            else:
                 self.tally.skip()
-                continue
-            x, labels = self.take_turn(batch)
-            smashed = self.forward_client(batch, x)
-            self.draw_from("server", batch)
-            logits = self.server_of(batch.slot)(smashed)
-            losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
         for parameters in self.parameters_of.values():
             self.forget_gradients(parameters)
         if losses:

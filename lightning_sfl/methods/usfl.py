@@ -21,7 +21,7 @@ from torch import nn
 
 from lightning_sfl.core.balancing import Balancing, label_capped_weights, label_counts
 from lightning_sfl.core.batch_schedule import additional_passes, create_schedule, fixed_schedule
-from lightning_sfl.core.cut import Reply, Upload
+from lightning_sfl.core.cut import Reply, Upload, scaled
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
 from lightning_sfl.core.optimizers import times_rate
@@ -132,7 +132,7 @@ class USFL(SplitMethod):
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         answers = self.train_server([uploads])
         if self.scale_client_gradient:
-            answers = [replace(each, sent=tuple(part * len(uploads) for part in each.raw)) for each in answers]
+            answers = [scaled(each, len(uploads)) for each in answers]
         if self.gradient_shuffle.strategy == "none":
             return answers
         rng = stream(self.seed, "shuffle", self.current_epoch, uploads[0].client_id, uploads[0].local_step)

@@ -24,7 +24,7 @@ def mode_for(placement: Placement, method: Any, example: Tensor) -> str:
     example: some rows of the network's input.
     """
     name = type(method).__name__
-    require(not method.one_place, "model", name, f"one process: {name} trains all rows in one place")
+    require(not method.one_process, "model", name, f"one process: {method.one_process}")
     obstacle = why_not_sharded(method, example)
     if placement.mode == "auto":
         return "gathered" if obstacle else "sharded"
@@ -48,6 +48,8 @@ def why_not_sharded(method: Any, example: Tensor) -> str:
     name = type(method).__name__
     if method.whole_loss:
         return f"{name}: {method.whole_loss}"
+    if method.bn_buffers == "local":
+        return "with bn_buffers=local clients find their own layers again in any process"
     if method.server_copies:
         return ""
     coupled = coupling(method.client_half, method.server_half, example)

@@ -117,6 +117,7 @@ def within(group: Group) -> list[str]:
     sentences = [f"{group.label}: {note}." for note in group.notes]
     under_way = [run for run in group.runs if run.planned is not None and run.rounds < run.planned]
     sentences += [f"{group.label}, seed {run.seed}: {run.rounds} of {run.planned} rounds so far." for run in under_way]
+    sentences += [*by_budget(group), *steps_missing(group)]
     bare = [str(run.folder) for run in group.runs if not run.manifest]
     if bare:
         sentences.append(f"{group.label}: no run.json in {listed(bare)}, so partition and schedule are not known.")
@@ -127,6 +128,26 @@ def within(group: Group) -> list[str]:
         if len(found) > 1:
             sentences.append(f"{group.label}: {FACTS[key].lower()} between its seeds: {'; '.join(found)}.")
     return sentences
+
+
+def by_budget(group: Group) -> list[str]:
+    """After how many rounds a budget ended the runs of a row."""
+    ended = {run.seed: run.manifest["stopped"]["rounds"] for run in group.runs if run.manifest.get("stopped")}
+    said = [f"{rounds} (seed {seed})" for seed, rounds in ended.items()]
+    return [f"{group.label}: stopped at its budget, after rounds {listed(said)}."] if said else []
+
+
+def steps_missing(group: Group) -> list[str]:
+    """Where more server steps were asked for than a round has uploads."""
+    asked, missing = (
+        [value for run in group.runs for _, value in run.series(f"dynamics/server_steps_{what}")]
+        for what in ("asked", "missing")
+    )
+    if not any(missing):
+        return []
+    taken = number((sum(asked) - sum(missing)) / len(asked))
+    wanted = number(sum(asked) / len(asked))
+    return [f"{group.label}: {wanted} server steps a round were asked for, and its uploads sufficed for {taken}."]
 
 
 def shared(rows: Sequence[Row]) -> list[str]:

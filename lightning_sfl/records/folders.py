@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_sfl.core.errors import DataError, require
+from lightning_sfl.records.manifest import read_manifest
 from lightning_sfl.records.round_log import FILE_NAME
 
 CONFIG = "config.yaml"
@@ -67,11 +68,15 @@ def last_record(folder: Path) -> dict[str, Any]:
 
 
 def has_all_rounds(folder: Path | None, rounds: int | None) -> bool:
-    """Whether the log of the run in `folder` holds every round it was to write; `rounds` None asks its config."""
+    """Whether the log of the run in `folder` holds every round it was to write; `rounds` None asks its config.
+
+    A run that stopped because its budget was used up was to do no more.
+    """
     if folder is None:
         return False
     config = read_config(folder)
     planned = rounds or (config.get("trainer") or {}).get("max_epochs")
     every = (config.get("round_record") or {}).get("every", 1)
+    planned = read_manifest(folder).get("stopped", {}).get("rounds", planned)
     last = last_record(folder).get("round")
     return bool(planned and every and last is not None and last >= (planned - 1) // every * every)

@@ -23,8 +23,9 @@ METHODS: dict[str, tuple[str, str]] = {
     "fedavg": ("#000000", "h"),
     "fedsgd": ("#777777", "d"),
     "centralized": ("#999933", "p"),
-    "hologradient": ("#661100", "8"),
+    "holograd": ("#661100", "8"),
 }
+STRANGE_MARKERS = ("*", "H")
 STRANGERS = ("#44aa99", "#aa4499", "#b8860b", "#6a3d9a", "#5f6b2d", "#a0522d")
 
 
@@ -48,5 +49,5 @@ def style_of(method: str, variant: int = 0) -> Style:
         colour, marker = METHODS[method]
     else:
         digest = hashlib.sha256(method.encode()).digest()
-        colour, marker = STRANGERS[digest[0] % len(STRANGERS)], "*"
+        colour, marker = STRANGERS[digest[0] % len(STRANGERS)], STRANGE_MARKERS[digest[1] % len(STRANGE_MARKERS)]
     return Style(colour, marker, DASHES[variant % len(DASHES)])

@@ -32,6 +32,16 @@ RULES: dict[str, Any] = {
     "legend.fontsize": 9,
 }
 
+# Name -> tag, title and caption of what only runs with an optional callback have recorded.
+_UPHILL = "1 - cosine with minus the gradient on held-out rows: 0 is downhill, above the line uphill."
+_ORACLE = "The oracle is the gradient on all clients' rows."
+ON_REQUEST = {
+    "probe_client": ("probe/B_client", "Mean client update against the probe", _UPHILL),
+    "probe_server": ("probe/B_server", "Move of the server half against the probe", _UPHILL),
+    "oracle_direction": ("oracle/client_D_cos", "Mean gradient against the oracle", f"1 - cosine. {_ORACLE}"),
+    "oracle_distance": ("oracle/client_G_rel", "Distance from the oracle", f"Squared, over its square. {_ORACLE}"),
+}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -81,6 +91,12 @@ def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
         "gdiv/client_rel",
         caption="Spread of the clients' gradients at one state, relative to their mean.",
     )
+    for name, (tag, title, caption) in ON_REQUEST.items():
+        yield from _lines(rows, name, title, tag, under=_line_at_one, caption=caption)
+
+
+def _line_at_one(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.axhline(1, color="#999999", linewidth=1)
 
 
 def _lines(
@@ -201,12 +217,17 @@ def _canvas() -> tuple[Any, Axes]:
 
 
 def _svg(figure: Any, axes: Axes | None, name: str, title: str) -> str:
-    """The figure as an element that can stand in a page beside others: ids of its own, no prolog, no metadata."""
+    """The figure, with a legend below it, as `as_svg` has it."""
     if axes is not None:
         handles, labels = axes.get_legend_handles_labels()
         columns = 3 if max(map(len, labels)) <= 16 else 2 if max(map(len, labels)) <= 30 else 1
         figure.set_figheight(AXES_HEIGHT + LINE_HEIGHT * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside lower center", ncol=columns)
+    return as_svg(figure, name, title)
+
+
+def as_svg(figure: Any, name: str, title: str) -> str:
+    """The figure as an element that can stand in a page beside others: ids of its own, no prolog, no metadata."""
     written = io.StringIO()
     import matplotlib as mpl
 

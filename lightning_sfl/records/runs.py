@@ -40,7 +40,8 @@ class Run:
     @property
     def planned(self) -> int | None:
         """Rounds it was to do; None where nothing says so."""
-        return self.manifest.get("rounds") or self.settings.get("trainer.max_epochs")
+        stopped = self.manifest.get("stopped", {}).get("rounds")
+        return stopped or self.manifest.get("rounds") or self.settings.get("trainer.max_epochs")
 
     @property
     def seed(self) -> int | None:
@@ -60,6 +61,8 @@ class Run:
             found.update(_flat(section, self.config.get(section, {})))
         trainer = self.config.get("trainer") or {}
         found.update({f"trainer.{key}": trainer[key] for key in TRAINER_KEYS if key in trainer})
+        budgets = self.config.get("stop_at") or {}
+        found.update({f"stop_at.{key}": budget for key, budget in budgets.items() if budget is not None})
         found.setdefault("model", self.method)
         return {key: value for key, value in found.items() if key not in NOT_SETTINGS}
 

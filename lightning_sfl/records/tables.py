@@ -49,10 +49,18 @@ def dynamics(rows: Sequence[Row]) -> Table:
     }
     columns: list[tuple[str, Callable[[Row], str], bool]] = [("method", lambda row: row.label, True)]
     columns += [(title, lambda row, n=name: plain(row.figures[n]), True) for name, title in titles.items()]  # type: ignore[misc]
+    if any(matched(row) for row in rows):
+        columns.append(("matched on purpose", matched, True))
     note = (
         "Means over rounds and seeds. Gradient scale: 1 is the mean over the client's own batch. Blank: not measured."
     )
     return _table("Dynamics", rows, columns, note)
+
+
+def matched(row: Row) -> str:
+    """Which dynamics were set rather than left to the method."""
+    found = row.group.runs[0].manifest.get("dynamics") or {}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found.items())
 
 
 def traffic(rows: Sequence[Row]) -> Table:

@@ -144,6 +144,19 @@ def test_folder_that_cannot_be_written(place: str, terminal: Terminal) -> None:
     assert f"trainer.default_root_dir='{place}' is not allowed: a folder that can be written to" in line
 
 
+@pytest.mark.parametrize("place", ["a_file", "a_file/below"])
+def test_results_of_other_commands_that_cannot_be_written(place: str, terminal: Terminal) -> None:
+    terminal.writes("a_file", "")
+    allowed = "is not allowed: a folder that can be written to"
+    assert f"output='{place}' {allowed}" in terminal.is_refused("partition", SFL, f"--output={place}")
+    line = terminal.is_refused("predict", SFL, f"--trainer.default_root_dir={place}")
+    assert f"trainer.default_root_dir='{place}' {allowed}" in line
+    for value, shown in {"null": "None", "''": "''"}.items():
+        terminal.writes("mine.yaml", f"output: {value}\n")
+        line = terminal.is_refused("partition", SFL, "--config=mine.yaml")
+        assert f"output={shown} is not allowed: a folder" in line
+
+
 def test_run_names_stay_in_their_folder(tmp_path: Path) -> None:
     for name in ("..", "../x", "a/b", "", "/x", ".hidden"):
         with pytest.raises(ConfigError, match="is not allowed: letters, digits"):
@@ -192,6 +205,31 @@ def test_resume_of_what_is_no_run(trained: Path, terminal: Terminal) -> None:
     for path in ("nowhere", "."):
         assert f"resume='{path}' is not allowed: the folder of a run" in terminal.is_refused("fit", "--resume", path)
     assert "this run method='fedavg'" in terminal.is_refused("fit", "--resume", str(trained), "--model=FedAvg")
+
+
+def test_a_run_without_a_checkpoint_cannot_be_judged(terminal: Terminal) -> None:
+    config = (ROOT / "configs" / "methods" / "sfl.yaml").read_text()
+    (terminal.folder / "begun").mkdir()
+    terminal.writes("begun/config.yaml", config)
+    for command in ("validate", "test", "predict"):
+        line = terminal.is_refused(command, "--resume", "begun")
+        assert "resume='begun' is not allowed: a run with a good checkpoint, and this one has none yet" in line
+    terminal.writes("begun/config.yaml", "")
+    assert "config='begun/config.yaml' is not allowed" in terminal.is_refused("test", "--resume", "begun")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_network_without_training_is_called_one(command: str, terminal: Terminal) -> None:
+    code, out, err = terminal.types(command, SFL, *SMALL)
+    assert (code, err) == (0, "")
+    assert out.startswith("no checkpoint was named: this is about the network as it was built")
+
+
+def test_the_same_config_twice_is_the_config(terminal: Terminal) -> None:
+    for command in ("cuts", "partition"):
+        once, twice = (terminal.types(command, *[SFL] * count) for count in (1, 2))
+        assert once == twice
+        assert (once[0], once[2]) == (0, "")
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ SPOILT: dict[str, Any] = {
     "unknown name": "Nonesuch",
 }
 SAMPLE = 24
+NOT_SHIPPED = ("Parquet", "PlayText", "ResNet18")  # the last one is for colour images, over which its configs are laid
 
 
 def keys_of(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -50,7 +51,7 @@ def cases() -> list[tuple[str, tuple[str, ...], str]]:
     for file in files:
         content = yaml.safe_load(file.read_text())
         is_run = content.keys() <= {"seed_everything", "trainer", "data", "model"}
-        if is_run and "Parquet" not in str(content) and "PlayText" not in str(content):
+        if is_run and not any(word in str(content) for word in NOT_SHIPPED):
             found += [(str(file.relative_to(CONFIGS)), key, way) for key in keys_of(content) for way in SPOILT]
     return found
 

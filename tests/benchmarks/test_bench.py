@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from benchmarks import population, run, throughput
+from benchmarks import table as readme_table
 from benchmarks.lanes import Lane, Lap, race, ratio
+from benchmarks.table import BEGIN, END
 from benchmarks.watching import amortised
 from benchmarks.workloads import furthest, workloads
+from lightning_sfl.records.compare import compare
+from tests.records import made
 
 
 def test_lanes_take_turns_and_count_only_their_own_laps() -> None:
@@ -55,7 +59,7 @@ def test_what_comes_every_ten_rounds_counts_a_tenth() -> None:
 
 def test_every_workload_trains_the_same_as_its_plain_loop() -> None:
     rows = throughput.measure(workloads(clients=100, rounds=1, rows_per_client=4, image_rounds=1))
-    assert len(rows) == 4
+    assert len(rows) == 8
     assert all(0 <= row.details["weights_apart"] <= 1e-9 for row in rows)
 
 
@@ -80,3 +84,44 @@ def test_populations_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.found.pairs == 1
     assert memory.found.median == pytest.approx(100.04 / 100.02)
     assert less.found.median < memory.found.median
+
+
+@pytest.mark.slow
+def test_comparing_is_timed_on_whole_runs(tmp_path: Path) -> None:
+    (row,) = run.main(["comparing", "--compared-runs=12", "--compared-rounds=6", "--repeats=1", f"--out={tmp_path}"])
+    assert row.figure == "compare, 12 runs of 6 rounds"
+    assert row.found.low > 0
+    assert row.details["records_mb"] > 0
+
+
+def runs_of(folder: Path) -> Path:
+    for method, base in (("SFL", 0.7), ("FedAvg", 0.5)):
+        for seed in (0, 1):
+            made.run(folder / f"{method}-{seed}", [base, base + 0.1, base + 0.2 + seed / 100, 0.9], method, seed)
+    return folder
+
+
+def test_the_table_of_the_readme_is_what_compare_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\n| old |\n{END}\nafter\n")
+    runs = runs_of(tmp_path / "runs")
+    with pytest.raises(SystemExit):
+        readme_table.main([str(runs), "--unknown"])
+    assert "unknown" in capsys.readouterr().err
+    found = readme_table.table(compare([runs], 2, 0.8))
+    lines = found.splitlines()
+    assert lines[0].startswith("| method | accuracy %")
+    assert lines[2].startswith("| SFL | 90.2 \u00b1 0.4 | 2.00 \u00b1 0.00 | 4.00 \u00b1 0.00 | ")
+    assert lines[2].split(" | ")[4:] == ["4 / 4", "1 |"]
+    assert lines[3].startswith("| FedAvg | ")
+    assert lines[-1] == "Seeds 0, 1; 4 rounds; mean \u00b1 sample standard deviation over the seeds."
+    placed = readme_table.placed(readme.read_text(), found)
+    assert placed == f"before\n{BEGIN}\n{found}\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="lacks"):
+        readme_table.placed("no marks", found)
+
+
+def test_the_readme_has_a_place_for_its_table() -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    assert readme_table.placed(text, "x") != text
+    assert f"{BEGIN}\n| {' | '.join(readme_table.COLUMNS)} |\n" in text

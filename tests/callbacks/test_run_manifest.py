@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import Logger
 
+from lightning_sfl import trainer
 from lightning_sfl.callbacks import RoundRecord
 from lightning_sfl.core.rounds import schedule_fingerprint
 from lightning_sfl.methods import SFL, SFLV2
@@ -65,3 +67,28 @@ def test_what_is_not_a_number_is_refused_and_nothing_stays(tmp_path: Path) -> No
         write_manifest(tmp_path, {"seed": float("nan")})
     assert list(tmp_path.iterdir()) == []
     assert read_manifest(tmp_path) == {}
+
+
+class Nowhere(Logger):
+    """Sends metrics somewhere, and has no folder."""
+
+    name, version = "nowhere", 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Nothing is kept."""
+
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
+        """Nothing is kept."""
+
+
+@pytest.mark.parametrize("logger", [False, Nowhere()], ids=["no logger", "logger without a folder"])
+def test_without_a_folder_of_a_logger_files_go_into_the_root(
+    logger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the command happened to be typed; `runs` unless the user says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"logger": logger, "enable_progress_bar": False, "accelerator": "cpu"}
+    for folder, given in {"runs": {}, "mine": {"default_root_dir": "mine"}}.items():
+        trainer(1, **options, **given).fit(tiny.build(SFL), tiny.rows())
+        assert {path.name for path in (tmp_path / folder).iterdir()} >= {"rounds.jsonl", "run.json"}
+        assert {path.name for path in tmp_path.iterdir()} <= {"runs", "mine"}

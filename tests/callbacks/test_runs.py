@@ -14,7 +14,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_sfl.callbacks import FirstScreen, RoundProgress, RoundRecord, default_callbacks
+from lightning_sfl.callbacks import (
+    FirstScreen,
+    GradientDissimilarity,
+    OracleDistance,
+    ProbeAlignment,
+    RoundProgress,
+    RoundRecord,
+    default_callbacks,
+)
 from lightning_sfl.methods import SFL, FedAvg
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
@@ -49,7 +57,8 @@ def table(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("cls", METHODS)
 def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     found = []
-    for callbacks in ([], default_callbacks(progress_bar=False)):
+    optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), GradientDissimilarity(1)]
+    for callbacks in ([], [*default_callbacks(progress_bar=False), *optional]):
         method = build(cls, network(dropout=0.3, norm=True), **OPTIONS)
         torch.manual_seed(5)
         trainer(2, callbacks, default_root_dir=tmp_path).fit(method, rows())

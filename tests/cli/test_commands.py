@@ -212,3 +212,15 @@ def test_diverging_ends_with_one_line_and_code_1(terminal: Terminal) -> None:
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert "round 0" in err
+
+
+def test_the_newest_two_checkpoints_and_the_best_stay(terminal: Terminal) -> None:
+    """Resumed twice, the second time for nothing."""
+    for rounds in (2, 4, 5, 5):
+        resumed = ["--resume", "runs/sfl/version_0"] if rounds > 2 else [SFL, *SMALL]
+        code, _, err = terminal.types("fit", *resumed, f"--trainer.max_epochs={rounds}")
+        assert (code, err) == (0, "")
+        found = sorted(path.stem for path in Path("runs/sfl/version_0/checkpoints").iterdir())
+        assert len(found) == 3
+        assert found[0].startswith("best-")
+        assert found[1:] == [f"round-{done:06d}" for done in (rounds - 2, rounds - 1)]

@@ -38,6 +38,13 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     return said
 
 
+def test_it_has_no_options(terminal: Terminal) -> None:
+    code, out, err = terminal.types("doctor", "--help")
+    assert (code, err) == (0, "")
+    assert "usage: train.py doctor" in out
+    assert "what to do about the rest" in out
+
+
 def test_this_installation(terminal: Terminal) -> None:
     begin = time.monotonic()
     code, out, err = terminal.types("doctor")

@@ -21,7 +21,7 @@ def entry(*arguments: str, show: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("command", ["compare", "sweep"])
+@pytest.mark.parametrize("command", ["compare", "sweep", "gradients"])
 def test_help_teaches_and_loads_nothing_heavy(command: str) -> None:
     done = entry(command, "--help", show=f"print(sorted({set(HEAVY)!r} & set(sys.modules)))")
     assert done.returncode == 0

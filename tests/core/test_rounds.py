@@ -17,6 +17,7 @@ from lightning_sfl.core.rounds import (
     in_order,
     plan_round,
     plan_sweeps,
+    proportional_sizes,
     schedule_fingerprint,
 )
 
@@ -172,3 +173,26 @@ def test_passes_of_given_sizes_are_those_of_one_size() -> None:
     assert [batch.tolist() for batch in same] == [batch.tolist() for batch in given]
     assert [batch.tolist() for batch in draw_batches(0, 2, 5, rows, Work(4, 2))[3:]] == [b.tolist() for b in same]
     assert [len(batch) for batch in draw_pass(0, 2, 5, 1, rows, [0, 5, 0, 4])] == [0, 5, 0, 4]
+
+
+def test_proportional_sizes_in_closed_form() -> None:
+    assert proportional_sizes(4, [4, 8, 12]) == [2, 4, 6]
+    assert proportional_sizes(3, [1, 60]) == [1, 5]
+    assert proportional_sizes(10, [7, 7]) == [10, 10]
+    assert proportional_sizes(50, [29, 71]) == [29, 71]  # int(0.29 * 100) would be 28
+
+
+def test_proportional_sizes_of_any_clients() -> None:
+    for _ in range(50):
+        size, num_rows = int(DRAW.integers(1, 40)), DRAW.integers(1, 500, DRAW.integers(1, 12)).tolist()
+        found, total = proportional_sizes(size, num_rows), size * len(num_rows)
+        for batch, own in zip(found, num_rows, strict=True):
+            assert batch >= 1
+            assert batch == 1 or 0 <= own * total / sum(num_rows) - batch < 1
+
+
+def test_each_participant_may_have_work_of_its_own() -> None:
+    rows = [np.arange(4), np.arange(4, 12)]
+    plan = plan_round(0, 0, [5, 3], rows, [Work(2, 1), Work(3, 2)], "sorted")
+    assert plan.participants == (3, 5)
+    assert [[batch.num_rows for batch in batches] for batches in plan.batches] == [[3, 3, 2, 3, 3, 2], [2, 2]]

@@ -21,6 +21,7 @@ from lightning_sfl.methods import (
     Centralized,
     FedAvg,
     FedSGD,
+    HoloGrad,
     MiniBatchSFL,
     SplitLearning,
     SplitMethod,
@@ -141,6 +142,10 @@ CLOSE: dict[str, Pair] = {
         lambda: run(Centralized, net=EXACT, rounds=1, batch_size=None, local_steps=4,
                     client_optimizer=sgd(0.1, 0.9), server_optimizer=sgd(0.1, 0.9)),
     ),
+    "HoloGrad with as many orthonormal directions as parameters is FedSGD": (
+        lambda: run(HoloGrad, net=EXACT, rounds=4),
+        lambda: run(FedSGD, net=EXACT, rounds=4),
+    ),
     "MiniBatch-SFL, one step and weights by rows, is gradient descent on the pooled rows": (
         lambda: run(MiniBatchSFL, net=EXACT, rounds=4, batch_size=None, weighting="rows"),
         lambda: run(Centralized, net=EXACT, rounds=4, batch_size=None),
@@ -179,7 +184,7 @@ def test_close(pair: Pair) -> None:
     assert furthest(one(), other()) < 1e-12
 
 
-@pytest.mark.parametrize("cls", [FedAvg, FedSGD, SFLV1, MiniBatchSFL, Centralized])
+@pytest.mark.parametrize("cls", [FedAvg, FedSGD, HoloGrad, SFLV1, MiniBatchSFL, Centralized])
 def test_relabelled_clients(cls: type[SplitMethod]) -> None:
     """With full batches nothing but the order of sums can depend on who is called what."""
     data = rows((5, 4, 9), dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_sfl.methods import SplitMethod
+from lightning_sfl.methods import HoloGrad, SplitMethod
 from tests.golden.curves import FOLDER, ROUNDS, arithmetic, losses, recorded
 from tests.tiny import METHODS, build
 
@@ -16,7 +16,9 @@ def test_losses_are_those_on_record(cls: type[SplitMethod]) -> None:
     assert len(then) == ROUNDS
     if {key: golden[key] for key in arithmetic()} == arithmetic():
         assert [loss.hex() for loss in now] == golden["train_loss"]
-    assert now == pytest.approx(then, rel=1e-5)
+    # HoloGrad draws from digests of the weights: where a bit of them differs, so do all directions of the next round.
+    agreeing = 2 if cls is HoloGrad and {key: golden[key] for key in arithmetic()} != arithmetic() else ROUNDS
+    assert now[:agreeing] == pytest.approx(then[:agreeing], rel=1e-5)
 
 
 def test_the_records_are_of_these_methods_and_tell_them_apart() -> None:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from lightning_sfl.measures.cut_scale import cut_scales, effective_denominator, residuals, row_norms, scale_ratio
+from lightning_sfl.measures.cut_scale import (
+    cut_scales,
+    effective_denominator,
+    residuals,
+    row_norms,
+    scale_ratio,
+    source_norms,
+)
 
 
 def backward(logits: Tensor, labels: Tensor, divide_by: float | None = None) -> Tensor:
@@ -55,13 +62,34 @@ def test_scales_of_messages() -> None:
     raw = torch.tensor([[6.0, 12.0, 3.0], [4.0, 8.0, 2.0], [0.0, 0.0, 2.0]], dtype=torch.float64)
     sent = torch.tensor([12.0, 32.0, 0.0], dtype=torch.float64)
     ones = torch.ones(3, dtype=torch.float64)
-    found = cut_scales(raw, sent, residuals=5 * ones, gradients=ones, own=torch.tensor([3.0, 2.0, 2.0]).double())
+    changed = torch.stack([sent, raw[:, 1]], dim=1)
+    found = cut_scales(raw, changed, residuals=5 * ones, gradients=ones, own=torch.tensor([3.0, 2.0, 2.0]).double())
     assert found.norm.tolist() == pytest.approx([math.sqrt(12), math.sqrt(8), 0])
     assert found.sample_norm.tolist() == [2.0, 2.0, 0.0]
     assert found.denom.tolist() == [5.0, 5.0, 5.0]
     assert found.gain[:2].tolist() == [1.0, 2.0]
     assert found.scale_rel[:2].tolist() == pytest.approx([0.6, 0.8])
     assert found.gain[2].isnan()
+
+
+def test_rows_that_changed_places_keep_their_own_norms() -> None:
+    draw = torch.Generator().manual_seed(3)
+    raw, order = torch.rand(9, generator=draw).double(), torch.randperm(9, generator=draw)
+    one = torch.zeros(9, dtype=torch.long)
+    assert source_norms(raw, 3 * raw[order], one).tolist() == pytest.approx(raw[order].tolist())
+    assert torch.equal(source_norms(raw, 3 * raw, one), raw)
+    own = torch.tensor([1.0, 1, 1, 2, 2, 2, 1, 1, 1])
+    assert torch.equal(source_norms(raw, raw * own, one), raw)
+    assert torch.equal(source_norms(torch.zeros(9), torch.ones(9), one), torch.zeros(9))
+
+
+def test_rows_change_places_within_a_step_only() -> None:
+    raw = torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64)
+    steps = torch.tensor([0, 0, 0, 1, 1, 1])
+    within = torch.tensor([3.0, 1, 2, 8, 12, 10]).double()
+    assert source_norms(raw, within, steps).tolist() == [3, 1, 2, 4, 6, 5]
+    across = torch.tensor([4.0, 2, 3, 1, 5, 6]).double()
+    assert torch.equal(source_norms(raw, across, steps), raw)
 
 
 def test_row_norms_join_the_parts_of_a_cut() -> None:

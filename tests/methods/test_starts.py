@@ -17,6 +17,7 @@ from lightning_sfl.methods import (
     USFL,
     FedAvg,
     FedSGD,
+    HoloGrad,
     MiniBatchSFL,
     Mix2SFL,
     SplitLearning,
@@ -37,7 +38,7 @@ from tests.tiny import (
     whole,
 )
 
-FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD]
+FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD, HoloGrad]
 
 
 class Globals(Recorder):
@@ -128,7 +129,7 @@ def test_the_order_of_clients_matters_only_to_a_shared_server(cls: type[SplitMet
     distance = furthest(trained(cls), trained(cls, client_order="shuffled"))
     if cls in (SplitLearning, SFL, SFLV2):
         assert distance > 1e-4
-    elif cls in (SFLV1, FedAvg, FedSGD, MiniBatchSFL, USFL):
+    elif cls in (SFLV1, FedAvg, FedSGD, HoloGrad, MiniBatchSFL, USFL):
         assert distance < 1e-12
 
 

@@ -21,6 +21,7 @@ from lightning_sfl.methods import (
     Centralized,
     FedAvg,
     FedSGD,
+    HoloGrad,
     MiniBatchSFL,
     Mix2SFL,
     MultiSFL,
@@ -92,9 +93,15 @@ def test_roles_and_gathered_as_asked() -> None:
     assert mode(MiniBatchSFL, "gathered") == "gathered"
 
 
-def test_centralized_is_one_process() -> None:
-    with pytest.raises(ConfigError, match="model='Centralized' is not allowed: one process"):
-        mode(Centralized)
+@pytest.mark.parametrize("cls", [Centralized, HoloGrad])
+def test_some_are_one_process(cls: type[SplitMethod]) -> None:
+    with pytest.raises(ConfigError, match=f"model='{cls.__name__}' is not allowed: one process: "):
+        mode(cls)
+
+
+def test_what_looks_at_clients_alone_or_belongs_to_them_is_not_summed() -> None:
+    assert mode(MiniBatchSFL, separate_forward=True) == "gathered"
+    assert mode(FedAvg, net=network(norm=True), bn_buffers="local") == "gathered"
 
 
 @pytest.mark.parametrize(

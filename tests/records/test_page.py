@@ -107,6 +107,16 @@ def test_every_picture_is_an_svg_of_its_own(compared: tuple[Comparison, Path]) -
         assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
+def test_optional_diagnostics_are_drawn_where_a_run_has_them(tmp_path: Path) -> None:
+    made.run(tmp_path / "a", [0.1, 0.9], probe__B_client=1.1, oracle__client_G_rel=3.0)
+    made.run(tmp_path / "b", [0.1, 0.9], method="FedAvg", probe__B_client=0.9)
+    write(compare([tmp_path / "a", tmp_path / "b"], last=1), tmp_path / "out")
+    drawn = {picture.stem for picture in (tmp_path / "out").glob("*.svg")}
+    assert {"probe_client", "oracle_distance"} <= drawn
+    assert not {"probe_server", "oracle_direction"} & drawn
+    assert "Distance from the oracle" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_a_row_that_a_picture_leaves_out_is_named(compared: tuple[Comparison, Path]) -> None:
     text = (compared[1] / "index.html").read_text()
     assert "Not shown, since there is nothing to show: FedAvg." in text

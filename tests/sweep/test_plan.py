@@ -139,12 +139,27 @@ def test_bad_files_give_one_line(text: str, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_of_another_text_of_ones_own_class_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named in the grid, or in a config file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("model:\n  class_path: mine.Mine\n")
+    digests = []
+    for text in ("one", "one", "other"):
+        (tmp_path / "mine.py").write_text(text)
+        grid = {"model": ["mine.Mine", "own.yaml", "SFL"]}
+        digests.append([point.digest for point in Sweep(base=[DEMO], grid=grid).points()])
+    assert digests[0] == digests[1]
+    assert [a == b for a, b in zip(digests[0], digests[2], strict=True)] == [False, False, True]
+
+
 def test_a_sweep_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="base"):
         Sweep()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/experiments").glob("compare_*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/experiments").glob("*compare*.yaml")), ids=lambda p: p.stem)
 def test_shipped_sweeps_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     sweep = Sweep(**read_sweep(str(path)))

@@ -1,0 +1,1 @@
+"""The eight claims about HoloGrad, decided by seven experiments."""

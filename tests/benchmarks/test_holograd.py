@@ -1,0 +1,187 @@
+"""The experiments on HoloGrad: cells that go on where they were, verdicts that follow from rows, and one whole run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.holograd import e1_variability, e2_kd_ratio, e5_unbiased, e7_byzantine, run
+from benchmarks.holograd.cells import Interval, interval, measure_all, read_rows
+from benchmarks.holograd.estimators import OracleMomentum, PaperMomentum, cosine, train
+from benchmarks.holograd.predictions import trimming_bias
+from benchmarks.holograd.setting import Setting
+from benchmarks.holograd.tasks import Problem
+
+QUICK = Setting("quick", ("digits-mlp",), (0, 1))
+
+
+def test_cells_are_measured_once_and_written_at_once(tmp_path: Path) -> None:
+    path, asked = tmp_path / "data" / "x.json", []
+    cells = [{"k": k} for k in range(4)]
+
+    def measure(cell: dict[str, Any]) -> dict[str, Any]:
+        asked.append(cell["k"])
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return {"square": cell["k"] ** 2}
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_all(path, cells, measure, {"size": 1})
+    assert read_rows(path, cells, {"size": 1}) is None
+    assert [row["square"] for row in measure_all(path, cells, measure, {"size": 1})] == [0, 1, 4, 9]
+    assert asked == [0, 1, 2, 2, 3]
+    assert read_rows(path, cells[:2], {"size": 1}) == [{"k": 0, "square": 0}, {"k": 1, "square": 1}]
+    measure_all(path, cells, measure, {"size": 2})
+    assert asked[5:] == [0, 1, 2, 3]
+    assert list((tmp_path / "data").iterdir()) == [path]
+
+
+def test_students_interval() -> None:
+    found = interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.count) == (2, 3)
+    assert found.half == pytest.approx(4.303 / 3**0.5)
+    assert interval([5.0]) == Interval(5.0, 0.0, 1)
+    assert str(Interval(0.5, 0.25, 3)) == "0.5 [0.25, 0.75]"
+
+
+def test_a_problem_is_its_network() -> None:
+    problem = Problem("digits-mlp", None, 0)
+    rows = np.arange(20)
+    theta = problem.start + 0.01
+    gradient = problem.gradient(theta, rows)
+    assert gradient.shape == (9610,)
+    along = torch.from_numpy(np.random.default_rng(0).standard_normal(9610)).float()
+    along /= along.norm()
+    ends = [problem.loss_on(theta + h * along, rows) for h in (1e-2, -1e-2)]
+    assert (ends[0] - ends[1]) / 2e-2 == pytest.approx(float(gradient @ along), abs=2e-3)
+    assert torch.equal(problem.start, Problem("digits-mlp", None, 0).start)
+    assert not torch.equal(problem.start, Problem("digits-mlp", None, 1).start)
+
+
+def test_training_tells_rates_apart_and_stops_what_diverges() -> None:
+    problem = Problem("digits-mlp", None, 0)
+    exact = [OracleMomentum(problem.start) for _ in range(2)]
+    good, bad = train(problem, exact, [0.1, 1e6], 10, 32)
+    assert len(good) == len(bad) == 11
+    assert good[-1] < good[0]
+    assert bad[-1] == float("inf")
+
+
+def test_the_papers_momentum_is_a_line_after_its_warm_up() -> None:
+    problem = Problem("digits-mlp", None, 0)
+    paper = PaperMomentum(problem.start, 3, scaled=False)
+    for t in range(8):
+        gradient = problem.gradient(problem.start, problem.batch("b", t, 16))
+        estimate = paper.step(gradient, t)
+        assert (t < 3) == torch.equal(estimate, gradient)
+    assert abs(paper.turned) == pytest.approx(1, abs=1e-6)
+    assert abs(cosine(estimate, paper.first)) == pytest.approx(1, abs=1e-6)  # type: ignore[arg-type]
+
+
+# --- verdicts follow from what was measured ---------------------------------------------------------------------------
+
+
+def test_one_cosine_for_all_would_support_the_second_claim() -> None:
+    def rows(cosine: Any) -> list[dict[str, Any]]:
+        found = []
+        for cell in e1_variability.cells(QUICK):
+            c = cosine(cell["batch"])
+            found.append({**cell, "c": c, "variance_ratio": (1 - c) * 7 / 8, "span_cosine": 0.2})
+        return found
+
+    assert e1_variability.claims(rows(lambda b: 0.07), QUICK)[0].verdict == "supported"
+    assert e1_variability.claims(rows(lambda b: b / (30 + b)), QUICK)[0].verdict == "refuted"
+
+
+def test_a_jump_would_support_the_first_claim() -> None:
+    def rows(share: Any, bend: float = 1.0) -> list[dict[str, Any]]:
+        found = []
+        for cell in e2_kd_ratio.cells(QUICK):
+            row = {**cell, "D": 1000, "deviation": 0.01, "cos": 0.0}
+            if cell["part"] == "cosine":
+                row["cos"] = bend * e2_kd_ratio.expected(row)
+            else:
+                reach = share(cell["K"]) if cell["K"] else 1.0
+                row["curve"] = [1 - reach * i / 1000 for i in range(1001)]
+            found.append(row)
+        return found
+
+    claim = e2_kd_ratio.claims(rows(lambda k: k / (k + 500)), QUICK)[0]
+    assert claim.verdict == "true under a condition"
+    assert e2_kd_ratio.claims(rows(lambda k: 0.001 if k < 10 else 0.5), QUICK)[0].verdict == "supported"
+    assert e2_kd_ratio.claims(rows(lambda k: k / 1000, bend=3.0), QUICK)[0].verdict == "refuted"
+
+
+def test_the_sixth_claim_hangs_on_the_error_of_the_mean() -> None:
+    def rows(factor: float) -> list[dict[str, Any]]:
+        found = []
+        for cell in e5_unbiased.cells(QUICK):
+            row = {**cell, "D": 1000}
+            ways = {way: {"error": 0.0, "cos": 0.5, "slope": 0.4} for way in e5_unbiased.WAYS}
+            ways["unbiased"] = {"error": factor * e5_unbiased.predicted(row), "cos": 0.9, "slope": 1.0}
+            found.append({**row, **ways})
+        return found
+
+    assert e5_unbiased.claims(rows(1.02), QUICK)[0].verdict == "true under a condition"
+    assert e5_unbiased.claims(rows(1.4), QUICK)[0].verdict == "refuted"
+
+
+def test_a_trimmed_mean_that_held_would_support_the_seventh_claim() -> None:
+    def rows(error: float) -> list[dict[str, Any]]:
+        names = [f"{a} | {r}" for a in e7_byzantine.ATTACKS for r in e7_byzantine.RULES]
+        own = {"mean": 1.0, "trim .1": trimming_bias(0.1), "trim .2": trimming_bias(0.2)}
+        parts = {
+            "error": {"ratio": dict.fromkeys(names, error), "cos_honest": dict.fromkeys(names, 0.9), "cos": {}},
+            "train": {"loss": 2.0, "start": 2.3},
+            "own directions": {"slope": own},
+        }
+        return [{**cell, **parts[cell["part"]]} for cell in e7_byzantine.cells(QUICK)]
+
+    assert e7_byzantine.claims(rows(1.1), QUICK)[0].verdict == "supported"
+    assert e7_byzantine.claims(rows(50.0), QUICK)[0].verdict == "refuted"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_one_experiment_leaves_data_figure_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["e5", "--size=quick", "--seeds=2", "--tasks=digits-mlp", f"--out={tmp_path}"]
+    run.main(arguments)
+    assert "e5_unbiased 4/4" in capsys.readouterr().out
+    assert (tmp_path / "figures" / "unbiased_estimate.png").read_bytes()[:4] == b"\x89PNG"
+    text = (tmp_path / "RESULTS_SUMMARY.md").read_text()
+    assert "| C6: The estimate is unbiased" in text
+    assert "Not measured yet under these settings: e1_gradient_variability" in text
+    run.main(arguments)
+    assert "e5_unbiased" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "data" / "verdicts.json").read_text()) == {"C6": "true under a condition"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["e9"], "experiments=e9 is not allowed"),
+        (["--tasks=digits-rnn"], "tasks=digits-rnn is not allowed"),
+        (["--tasks=text-gpt"], "data=None is not allowed"),
+        (["--tasks=mnist-mlp", "--data=nowhere"], "data=nowhere is not allowed"),
+        (["--seeds=1"], "seeds=1 is not allowed"),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(arguments)
+    assert stopped.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_experiments_run(tmp_path: Path) -> None:
+    run.main(["--size=quick", "--seeds=2", f"--out={tmp_path}"])
+    verdicts = json.loads((tmp_path / "data" / "verdicts.json").read_text())
+    assert list(verdicts) == [f"C{i}" for i in range(1, 9)]
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 7

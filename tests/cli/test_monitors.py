@@ -1,0 +1,16 @@
+"""The metrics that callbacks are told they may watch are those that there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_sfl.methods import SplitMethod
+from lightning_sfl.monitors import metrics_of
+from tests.tiny import METHODS, build, fit
+
+
+@pytest.mark.parametrize("cls", METHODS)
+def test_metrics_are_those_that_a_round_gives(cls: type[SplitMethod]) -> None:
+    method = fit(build(cls), limit_val_batches=1)
+    assert set(metrics_of(method, "val")) == set(method.trainer.callback_metrics)
+    assert set(metrics_of(method, "val")) - set(metrics_of(method, "test")) == {"val/acc", "val/loss"}
