@@ -29,7 +29,7 @@ PERIOD = 10  # the default callbacks do the same every ten rounds
 OPTIONAL = {
     "probe_alignment": partial(ProbeAlignment, source="test"),
     "oracle_distance": partial(OracleDistance, every=1),
-    "oracle_distance (live)": partial(OracleDistance, every=1, capture="live"),
+    "oracle_distance_live": partial(OracleDistance, every=1, capture="live"),
     "gradient_dissimilarity": partial(GradientDissimilarity, every=1, source="test"),
 }
 

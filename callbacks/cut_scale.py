@@ -28,9 +28,13 @@ class CutScale(Watcher):
         every: measure in every so many rounds, 0 for never.
     """
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: int = 5) -> None:
         super().__init__(every)
         self._forget()
+
+    def attends(self, round: int) -> bool:
+        """Only rounds that are measured."""
+        return self.due(round)
 
     def _forget(self) -> None:
         self.visits = Visits()

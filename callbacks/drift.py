@@ -61,7 +61,8 @@ class Drift(Watcher):
     """Writes `drift/*_client` and `drift/*_server`; compare it over rounds, not over methods.
 
     `end_w` and `agg_residual`, the distance between the merged half's move and the mean move, weigh clients as the
-    aggregator does. Clients that did not finish are left out.
+    weighted average does; with another aggregator the residual says how far it goes from that. Clients that did not
+    finish are left out.
 
     Args:
         every: measure in every so many rounds, 0 for never; it looks at every step, so each round would cost a tenth.
@@ -73,6 +74,10 @@ class Drift(Watcher):
         require(sample_interval >= 1, "sample_interval", sample_interval, "an integer >= 1")
         self.sample_interval = sample_interval
         self._forget()
+
+    def attends(self, round: int) -> bool:
+        """Only rounds that are measured."""
+        return self.due(round)
 
     def _forget(self) -> None:
         self.clients: dict[int, Track] = {}

@@ -41,6 +41,10 @@ class GradientDivergence(Watcher):
         self.bn_mode: BnMode = bn_mode
         self._forget()
 
+    def attends(self, round: int) -> bool:
+        """Only rounds that are measured."""
+        return self.due(round)
+
     def _forget(self) -> None:
         self.shares: dict[int, list[int]] = {}
         self.aggregation: dict[int, float] = {}

@@ -44,5 +44,9 @@ class Watcher(Callback):
         processes that have them."""
         return self.due(round)
 
+    def attends(self, round: int) -> bool:
+        """Whether events of this round are to be told at all; who counts over all rounds hears every one."""
+        return True
+
     def report(self, module: Any, report: RoundReport) -> None:
         """Add what was seen in this round; called once, when the round is over."""

@@ -9,15 +9,20 @@ from typing import Any
 
 import click
 import lightning as L
+from jsonargparse import Namespace
 from tqdm import tqdm
 
 from lightning_sfl.checks.bench import Bench
 from lightning_sfl.checks.finding import Finding, examine
 from lightning_sfl.checks.lines import CHECKS
 from lightning_sfl.checks.running import Prints
+from lightning_sfl.core.attendance import EVERYBODY
 from lightning_sfl.core.errors import ConfigError, require
 from lightning_sfl.core.selection import FixedSchedule
 from lightning_sfl.methods.base import SplitMethod
+
+# Of the FedAvg family: what few clients may be too few for, and what equivalences do not hold with.
+FAMILY = {"aggregator": None, "merge_optimizer": None, "effort": None, "attendance": Namespace(**vars(EVERYBODY))}
 
 
 def check_all(cli: Any, clients: int, rows: int, skip: Sequence[str]) -> int:
@@ -43,6 +48,9 @@ def check_all(cli: Any, clients: int, rows: int, skip: Sequence[str]) -> int:
         return 1
     click.echo(f"method: {bench.method.method_name}; {bench.halves.certificate.describe()}")
     bench.grow()
+    absent = left_out(settings.model.init_args)
+    if absent:
+        click.echo(f"left out here: {', '.join(absent)}")
     for line in head(bench):
         click.echo(line)
     counts: Counter[str] = Counter()
@@ -62,7 +70,8 @@ def rebuilt(cli: Any, options: Mapping[str, Any]) -> Any:
     config = cli.config.clone()
     settings = config[cli.subcommand]
     arguments = settings.model.init_args
-    for key, value in options.items():
+    absent = {key: FAMILY[key] for key in left_out(arguments)}
+    for key, value in {**options, **absent}.items():
         if key in arguments:
             arguments[key] = value
     L.seed_everything(settings.seed_everything, verbose=False)
@@ -71,6 +80,11 @@ def rebuilt(cli: Any, options: Mapping[str, Any]) -> Any:
         arguments.selection = None
         return rebuilt_from(cli, config)
     return built
+
+
+def left_out(arguments: Namespace) -> list[str]:
+    """Options that were given and that the checks do without."""
+    return [key for key, plain in FAMILY.items() if key in arguments and arguments[key] != plain]
 
 
 def rebuilt_from(cli: Any, config: Any) -> Any:

@@ -15,14 +15,17 @@ import lightning_sfl.backbones
 import lightning_sfl.data
 import lightning_sfl.methods
 from lightning_sfl import callbacks
-from lightning_sfl.core import selection
+from lightning_sfl.core import adaptive, aggregators, effort, label_selection, oort, power_of_choice, selection
 
 _MODULES: dict[str, tuple[str, tuple[ModuleType, ...], type]] = {
     "model": ("method", (lightning_sfl.methods,), lightning_sfl.methods.SplitMethod),
     "backbone": ("backbone", (lightning_sfl.backbones,), torch.nn.Module),
     "source": ("source", (lightning_sfl.data,), lightning_sfl.data.Source),
     "partition": ("partition", (lightning_sfl.data,), lightning_sfl.data.Partition),
-    "selection": ("selection", (selection,), selection.Selector),
+    "effort": ("effort", (effort,), effort.Effort),
+    "aggregator": ("aggregator", (aggregators,), aggregators.Aggregator),
+    "selection": ("selection", (selection, label_selection, oort, power_of_choice), selection.Selector),
+    "merge_optimizer": ("optimizer", (adaptive, torch.optim), torch.optim.Optimizer),
     "optimizer": ("optimizer", (torch.optim,), torch.optim.Optimizer),
     "scheduler": ("scheduler", (lr_scheduler,), lr_scheduler.LRScheduler),
     "callbacks": ("callback", (callbacks, lightning.pytorch.callbacks), lightning.pytorch.callbacks.Callback),

@@ -7,11 +7,16 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 LEVEL = 0.95
+GRAIN = 1e-9
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Differences of pairs, one per seed: mean, half width of the interval (None below two pairs) and two-sided p."""
+    """Differences of pairs, one per seed: mean, half width of the interval and two-sided p.
+
+    Both are None where the pairs do not spread, so that nothing can be said of chance: a single pair, or accuracies so
+    coarse that all differences came out equal. Only where all are zero is that the answer: half 0, p 1.
+    """
 
     mean: float
     half: float | None
@@ -34,11 +39,11 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Gap:
         raise ValueError("no seed in common")
     count = len(differences)
     mean = math.fsum(differences) / count
-    if count < 2:
+    if max(map(abs, differences)) < GRAIN:
+        return Gap(0.0, 0.0, 1.0, count)
+    if max(differences) - min(differences) < GRAIN:
         return Gap(mean, None, None, count)
     error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1) / count)
-    if error == 0:  # the same in every seed: certain, or no difference at all
-        return Gap(mean, 0.0, 1.0 if mean == 0 else 0.0, count)
     return Gap(mean, error * quantile(LEVEL, count - 1), 1 - within(abs(mean) / error, count - 1), count)
 
 

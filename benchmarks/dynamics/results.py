@@ -129,7 +129,7 @@ def gaps(study: Study) -> Table:
     note = (
         f"Percentage points below {REFERENCE} in the same arm, with 95 % intervals of Student's t over "
         f"{len(study.seeds)} seeds (a pair each). `*` the interval leaves out zero, `**` and so it does with all "
-        "cells of the table looked at together (Holm)."
+        "cells of the table looked at together (Holm); [?] no spread between seeds, so that there is no interval."
     )
     return Table(f"Gap to {REFERENCE}", ["method", *study.arms], rows, [True] * (len(study.arms) + 1), note)
 
@@ -179,7 +179,7 @@ def _listed(study: Study) -> str:
 
 def _shown(gap: Gap, sure: bool) -> str:
     if gap.half is None:
-        return f"{gap.mean:+.1f}"
+        return f"{gap.mean:+.1f} [?]" if gap.pairs > 1 else f"{gap.mean:+.1f}"
     if gap.half == 0 and gap.mean == 0:
         return "0.0"
     text = f"{gap.mean:+.1f} [{gap.low:.1f}, {gap.high:.1f}]"

@@ -4,7 +4,7 @@
     python benchmarks/dynamics/study.py mnist --data data/mnist
 
 Trains what is missing (finished runs are left alone, stopped ones go on), then writes tables as Markdown and CSV and
-pictures as SVG into the folder of runs. A run takes half a minute at most; see docs/dynamics.md for how long all take.
+pictures as SVG into the folder of runs. docs/dynamics.md says what is compared, how, and how long it takes.
 """
 
 from __future__ import annotations

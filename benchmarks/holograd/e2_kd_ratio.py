@@ -90,7 +90,7 @@ def progress(rows: Sequence[Row], setting: Setting) -> dict[int, list[float]]:
     """K -> share of the exact run's steps, one for each seed."""
     found = {}
     for k in setting.sizes.counts:
-        pairs = [(where(rows, part="train", seed=s, K=n)[0]["curve"] for n in (k, 0)) for s in setting.seeds]
+        pairs = [[where(rows, part="train", seed=s, K=n)[0]["curve"] for n in (k, 0)] for s in setting.seeds]
         found[k] = [share_of_steps(*pair) for pair in pairs]
     return found
 
@@ -140,9 +140,10 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         verdict, condition = "supported", "the cosine's law holds, and progress jumps with K"
     else:
         verdict = "true under a condition"
+        widths = [effective(k, v) for k, v in shares.items()]
         condition = (
             "cos = sqrt(K/(K+D-1)) holds and concentrates; that K/D must reach .01 does not: progress per step grows "
-            "smoothly with K, nothing happens at .01"
+            f"smoothly, as K/(K+d_eff) with d_eff {min(widths):.0f} to {max(widths):.0f} where D={size}, without jumps"
         )
     return [Claim(1, "cos(estimate, g) = sqrt(K/D), so K/D >= .01 is needed.", verdict, condition, figures)]  # type: ignore[arg-type]
 
@@ -158,6 +159,8 @@ def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:
     figure, panels = axes(2)
     for task, kind in product(setting.tasks, ("random", "orthogonal")):
         found = where(rows, part="cosine", task=task, kind=kind)
+        if not found:
+            continue
         panels[0].plot(
             [r["K"] / r["D"] for r in found],
             [r["cos"] for r in found],

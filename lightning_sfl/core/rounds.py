@@ -71,11 +71,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Round `index`: participants[i] sits in slot i and trains on batches[i][0], batches[i][1], ..."""
+    """Round `index`: participants[i] sits in slot i and trains on batches[i][0], batches[i][1], ...
+
+    late: slots of those that are not done when the round ends, and hand in nothing.
+    """
 
     index: int
     participants: tuple[int, ...]
     batches: tuple[tuple[Batch, ...], ...]
+    late: tuple[int, ...] = ()
+
+    @property
+    def finishers(self) -> list[int]:
+        """Slots of those that hand in what they have trained."""
+        return [slot for slot in range(len(self.participants)) if slot not in self.late]
 
     def interleaved(self) -> Iterator[list[Batch]]:
         """Lock-step sweeps: in sweep t every client that has a t-th batch takes it; short clients drop out."""

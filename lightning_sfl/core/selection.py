@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from lightning_sfl.core.errors import ConfigError, require
 from lightning_sfl.core.population import Population
 from lightning_sfl.core.randomness import stream
+from lightning_sfl.core.reports import Report
 from lightning_sfl.core.rounds import Plan
 
 
@@ -20,10 +21,12 @@ class Selector(ABC):
     """Chooses the participants of a round from the clients that have data.
 
     depends_on_past: whether choices depend on earlier rounds. Such a selector is a `Memory` besides, changes what it
-    remembers in `observe` only, and so goes on from a checkpoint where it was.
+    remembers in `observe` and `learn` only, and so goes on from a checkpoint where it was.
+    learns: whether it wants to be told work and losses, which take time to find out.
     """
 
     depends_on_past: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     def prepare(  # noqa: B027
         self, population: Population, num_classes: int, participants: int, step_rows: int | None
@@ -33,8 +36,14 @@ class Selector(ABC):
         step_rows: rows that all participants of a local step have together, as configured; None for all they hold.
         """
 
+    def tell_work(self, rows: Sequence[int], seconds: Sequence[float]) -> None:  # noqa: B027
+        """Take note of what a round takes of each client: different rows, and simulated seconds."""
+
     def observe(self, plan: Plan) -> None:  # noqa: B027
         """Take note of a round that is over."""
+
+    def learn(self, round: int, reports: Mapping[int, Report]) -> None:  # noqa: B027
+        """Take note of what it has shown of each client, by id."""
 
     @abstractmethod
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
@@ -42,6 +51,10 @@ class Selector(ABC):
 
     def most(self, participants: int) -> int:
         """The largest number of participants that any round may have."""
+        return participants
+
+    def fewest(self, participants: int) -> int:
+        """The smallest number of participants of a round, where as many clients as that have data."""
         return participants
 
 
@@ -63,16 +76,13 @@ class FixedSchedule(Selector):
     """
 
     def __init__(self, path: str) -> None:
-        file = Path(path)
-        require(file.is_file(), "selection.path", path, "an existing JSON file with one list of clients per round")
-        try:
-            self.rounds = _rounds_of(json.loads(file.read_text()))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"selection.path={path!r} is not a schedule: {error}") from None
-        require(bool(self.rounds), "selection.path", path, "a schedule with at least one round")
+        self.rounds = read_rounds("selection.path", path)
 
     def most(self, participants: int) -> int:
         return max(len(clients) for clients in self.rounds)
+
+    def fewest(self, participants: int) -> int:
+        return min(len(clients) for clients in self.rounds)
 
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
         if round >= len(self.rounds):
@@ -81,6 +91,18 @@ class FixedSchedule(Selector):
         if strangers:
             raise ConfigError(f"schedule round {round} lists clients {strangers} that do not exist or have no data")
         return self.rounds[round]
+
+
+def read_rounds(key: str, path: str) -> list[list[int]]:
+    """Clients by round, out of a file in one of the formats of `FixedSchedule`; `key` names the setting in errors."""
+    file = Path(path)
+    require(file.is_file(), key, path, "an existing JSON file with one list of clients per round")
+    try:
+        rounds = _rounds_of(json.loads(file.read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{key}={path!r} is not a schedule: {error}") from None
+    require(bool(rounds), key, path, "a schedule with at least one round")
+    return rounds
 
 
 def _rounds_of(document: object) -> list[list[int]]:

@@ -1,6 +1,8 @@
 """The methods, one file each; importing them registers their short names for configs."""
 
 from lightning_sfl.core.label_selection import LabelAware  # noqa: F401
+from lightning_sfl.core.oort import Oort  # noqa: F401
+from lightning_sfl.core.power_of_choice import PowerOfChoice  # noqa: F401
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.methods.centralized import Centralized
 from lightning_sfl.methods.fedavg import FedAvg

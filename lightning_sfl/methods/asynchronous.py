@@ -13,13 +13,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.aggregation import Weighting, weighted_average
+from lightning_sfl.core.aggregation import Weighting
 from lightning_sfl.core.clock import ALEXNET, CELL, Cell, costs_of, durations
 from lightning_sfl.core.cut import Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Batch, Plan, in_order
 from lightning_sfl.core.selection import Uniform
-from lightning_sfl.core.state import State, buffers_of, load_state, state_of
+from lightning_sfl.core.state import State, load_state, state_of
 from lightning_sfl.core.visits import Visits
 from lightning_sfl.methods.base import SplitMethod
 
@@ -41,6 +41,8 @@ class AsynchronousMethod(SplitMethod):
     """
 
     one_at_a_time = True
+    why_full = "clients come and go on its own clock"
+    why_same_work = "visits go on from round to round"
 
     def __init__(
         self,
@@ -71,6 +73,10 @@ class AsynchronousMethod(SplitMethod):
     def num_active(self) -> int:
         """Slots in use."""
         return min(self.num_slots, len(self.available))
+
+    @property
+    def fewest_merged(self) -> int:
+        return self.model_buffer or super().fewest_merged
 
     def prepare(self, data: Any, stage: str) -> None:
         super().prepare(data, stage)
@@ -147,7 +153,7 @@ class AsynchronousMethod(SplitMethod):
             self.send_weights(slot)
         self.keep_own(slot, self.visits.in_slot[slot].client)
         weight = self.tell_end(slot, finished=True)
-        self.handed_in.append(({name: tensor.clone() for name, tensor in state_of(self.slots[slot]).items()}, weight))
+        self.handed_in.append(({name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}, weight))
         self.visits.leave(slot)
         if self.client_momentum == "per_slot":
             for parameter in self.slots[slot].parameters():
@@ -171,7 +177,7 @@ class AsynchronousMethod(SplitMethod):
 
     def merge(self, plan: Plan) -> None:
         states, weights = zip(*self.handed_in, strict=True)
-        load_state(self.client_half, weighted_average(states, weights, buffers_of(self.client_half), self.bn_buffers))
+        self.put_together(states, weights)
         self.handed_in.clear()
 
     def begin(self, batches: Sequence[Batch]) -> None:

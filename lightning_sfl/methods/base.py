@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 import lightning
 import torch
-from torch import nn
 
 from lightning_sfl import __version__
 from lightning_sfl.core import events
@@ -29,7 +28,6 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.finite import all_finite
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.rounds import Batch, Feed, Plan, plan_round, schedule_fingerprint
-from lightning_sfl.core.state import buffers_of, load_state, state_of
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.matched import MatchedSides
 from lightning_sfl.methods.module import Role
@@ -59,8 +57,8 @@ class SplitMethod(MatchedSides):
         return plan
 
     def participants_of(self, index: int) -> list[int]:
-        """Clients of round `index`, as the selection lists them."""
-        return self.selection.select(index, self.available, self.participants, self.seed)
+        """Clients of round `index`, as the selection lists them, but for those that stay away."""
+        return self.attending(index)
 
     @property
     def num_expected(self) -> int:
@@ -85,18 +83,19 @@ class SplitMethod(MatchedSides):
         return type(self).serve is not SplitMethod.serve
 
     def merge(self, plan: Plan) -> None:
-        """Put the participants' halves together: the weighted average of FedAvg."""
-        self.average(plan, self.slots, self.client_half)
-        if self.server_copies:
-            self.average(plan, self.server_slots, self.server_half)
+        """Put the participants' halves together: by default the weighted average of FedAvg."""
+        weights = self.weights(plan)
+        self.put_together(
+            [self.handed_in_by(slot) for slot in plan.finishers], [weights[slot] for slot in plan.finishers]
+        )
 
     # --- the round --------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str) -> None:
+    def prepare(self, data: Any, stage: str) -> None:
         """Cut the network, once, and let the selection look at the data."""
-        super().setup(stage)
+        super().prepare(data, stage)
         if stage == "fit":
-            self.selection.prepare(self.population, self.data.num_classes, self.participants, self.step_rows)
+            self.selection.prepare(self.population, data.num_classes, self.asked, self.step_rows)
 
     def on_fit_start(self) -> None:
         """Bring the data to the device and look up who watches."""
@@ -108,12 +107,18 @@ class SplitMethod(MatchedSides):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
         self.train()
+        self.listen(self.current_epoch)
         self.tally = Tally()
+        self.set_work(self.current_epoch)
+        scalars = {"round": float(self.current_epoch)}
         with untouched_generators(self.device):
-            self.train_round(self.plan(self.current_epoch))
-        loss, accuracy = self.link.read(self.tally)
-        rates = {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
-        scalars = {"train/loss": loss, "train/acc": accuracy, "round": float(self.current_epoch), **rates}
+            if self.takes_place(self.current_epoch):
+                self.train_round(self.in_time(self.plan(self.current_epoch)))
+                scalars["train/loss"], scalars["train/acc"] = self.link.read(self.tally)
+                self.learn_effort(self.current_epoch, scalars["train/loss"], scalars["train/acc"])
+            else:
+                self.call_off(self.current_epoch)
+        scalars |= {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
         self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
         self.agree_on_steps()
         self.restart_optimizers()
@@ -141,11 +146,11 @@ class SplitMethod(MatchedSides):
             self.local_step(batches)
         self.end_clients(plan)
         self.merge(plan)
-        self.selection.observe(plan)
+        self.inform_selection(plan)
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        scalars = {**self.matched_scalars(), **self.scalars()}
+        scalars = {**self.attended, **self.work_scalars(), **self.matched_scalars(), **self.scalars()}
         self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
@@ -174,24 +179,20 @@ class SplitMethod(MatchedSides):
         return float(num_rows if self.weighting == "rows" else len(self.population.rows[client]))
 
     def end_clients(self, plan: Plan) -> None:
-        """Every participant hands in what it trained."""
+        """Every participant hands in what it trained, unless it is late."""
         self.hand_in(range(len(plan.participants)))
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
-            if self.link.holds(slot):
-                self.send_weights(slot)
-            self.keep_own(slot, client)
-            self.emit(events.ClientEnd, slot, client, half, private, rows, self.steps_taken[slot], weight)
+            if slot not in plan.late:
+                if self.link.holds(slot):
+                    self.send_weights(slot)
+                self.keep_own(slot, client)
+            steps, finished = self.steps_taken[slot], slot not in plan.late
+            self.emit(events.ClientEnd, slot, client, half, private, rows, steps, weight, finished)
 
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""
         self.boundary.count("weights", "up", self.owned_bytes)
-
-    def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
-        """Write the weighted average of the first len(participants) halves into `into`."""
-        states = [state_of(halves[slot]) for slot in range(len(plan.participants))]
-        anchor = state_of(into)
-        load_state(into, self.link.average(states, self.weights(plan), anchor, buffers_of(into), self.bn_buffers))
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ class Centralized(SplitMethod):
     name = "centralized"
     one_process = "all rows are trained on in one place"
     one_at_a_time = True
-    why_not_local = "there are no clients"
+    chooses = False
+    why_not_local = why_only_averaged = why_full = "there are no clients"
 
     @property
     def num_slots(self) -> int:

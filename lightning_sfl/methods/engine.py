@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -13,10 +13,10 @@ from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.stacked import Stacked, why_not
 from lightning_sfl.methods.module import Role
-from lightning_sfl.methods.own_norms import OwnNorms
+from lightning_sfl.methods.paced import Paced
 
 
-class Engine(OwnNorms):
+class Engine(Paced):
     """Forward passes of client halves and of server halves; what a step makes of them is in `Sides`.
 
     Args:
@@ -28,8 +28,6 @@ class Engine(OwnNorms):
         compile: run both halves through torch.compile, which pays for large networks only: it takes a while to begin.
         kwargs: options of `SplitModule`.
     """
-
-    one_at_a_time: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lightning_sfl.core.aggregation import weighted_average
 from lightning_sfl.core.cut import num_bytes
 from lightning_sfl.core.rounds import Batch, Plan
-from lightning_sfl.core.state import buffers_of, gradients_of, load_state
+from lightning_sfl.core.state import State, buffers_of, gradients_of, load_state
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.methods.module import Role
 
@@ -34,6 +34,8 @@ class FedSGD(SplitMethod):
 
     name = "fedsgd"
     why_not_local = "clients send gradients and keep no weights"
+    why_not_moved = "server_optimizer takes the step with the merged gradients"
+    why_same_work = "there is no local training"
     server_copies = True
     whole_on_client = True
     whole_loss = "its one step needs the gradients of all clients"
@@ -69,16 +71,21 @@ class FedSGD(SplitMethod):
         if buffers:
             self.boundary.count("weights", "up", num_bytes(buffers))
 
+    def handed_in_by(self, slot: int) -> State:
+        halves = nn.ModuleList(self.halves_of(slot))
+        return {**gradients_of(halves), **buffers_of(halves)}
+
     def merge(self, plan: Plan) -> None:
+        states, halves = [self.handed_in_by(slot) for slot in plan.finishers], self.merged_halves()
         weights = self.weights(plan)
-        for copies, half in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
-            members = [copies[slot] for slot in range(len(plan.participants))]
-            mean = weighted_average([gradients_of(member) for member in members], weights)
-            for name, parameter in half.named_parameters():
-                parameter.grad = mean.get(name)
-            buffers = [buffers_of(member) for member in members]
-            load_state(half, weighted_average(buffers, weights, buffers[0], self.bn_buffers))
-        self.step_server([self.server_turn([batches[0] for batches in plan.batches])._replace(half=self.server_half)])
+        buffers = buffers_of(halves)
+        nothing = {name: torch.zeros_like(tensor) for name, tensor in states[0].items()}
+        merged = self.aggregated(states, {**nothing, **buffers}, [weights[slot] for slot in plan.finishers])
+        load_state(halves, {name: merged[name] for name in buffers})
+        for name, parameter in halves.named_parameters():
+            parameter.grad = merged.get(name)
+        turns = [plan.batches[slot][0] for slot in plan.finishers]
+        self.step_server([self.server_turn(turns)._replace(half=self.server_half)])
 
     def guard_step(self, owned: Any, clients: Sequence[int], side: Role, cut_gradients: Sequence[Tensor] = ()) -> None:
         """The one step moves both halves, so they are checked, and bounded by one norm, together."""

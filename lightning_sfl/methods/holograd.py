@@ -44,7 +44,7 @@ class HoloGrad(ProjectingMethod):
         cut_layer: where diagnostics divide it; only dropout, which has a stream for each side, feels it.
         num_scalars: numbers in a client's upload, those of the basis included.
         directions: random, or orthogonal, which takes the memory of all of them.
-        scale: of the estimate: least squared error, unbiased, or about the gradient's norm.
+        scale: of the estimate: unbiased, least squared error, or about the gradient's norm; the rate goes with it.
         projection: from the gradient (exact and fastest), by forward mode (stores no activations), or by differences.
         topology: all clients share their directions, or each has its own, which allows no robust rule.
         robust: how the clients' scalars along one direction become one.
@@ -60,8 +60,8 @@ class HoloGrad(ProjectingMethod):
 
     def __init__(
         self, backbone: nn.Module, cut_layer: str, *, num_scalars: int = 64, directions: DirectionKind = "random",
-        scale: Scale = "mmse", projection: Projection = "grad", topology: Topology = "shared", robust: Robust = MEAN,
-        basis: BasisChoice = NO_BASIS, synchronisation: Synchronisation = "replay",
+        scale: Scale = "unbiased", projection: Projection = "grad", topology: Topology = "shared",
+        robust: Robust = MEAN, basis: BasisChoice = NO_BASIS, synchronisation: Synchronisation = "replay",
         byzantine: Byzantine | None = None, stragglers: Stragglers = ALL, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(backbone, cut_layer, projection, byzantine, **kwargs)

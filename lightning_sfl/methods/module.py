@@ -156,7 +156,7 @@ class SplitModule(EvaluatedModule):
     @property
     def num_slots(self) -> int:
         """Clients that may be active in one round; memory grows with them, never with the population."""
-        most = self.selection.most(self.participants)
+        most = self.selection.most(self.asked)
         return most if self.population is None else min(most, max(1, len(self.available)))
 
     def server_of(self, slot: int) -> nn.Module:

@@ -48,23 +48,18 @@ class MultiSFL(SplitMethod):
     """
 
     name = "multisfl"
-    why_not_local = "branches outlive the rounds, and clients visit them"
+    why_not_local = why_not_hurried = why_not_moved = "branches outlive the rounds, and clients visit them"
+    why_same_work = "replay is planned for rounds that are alike"
     server_copies = True
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        cut_layer: str,
-        branches: int | None = None,
-        pull: float = 0.1,
+        self, backbone: nn.Module, cut_layer: str, branches: int | None = None, pull: float = 0.1,
         replay: Replay = BY_DEFAULT,
         client_forward: Literal["single", "double_eval"] = "single",
         server_forward: Literal["joint", "separate"] = "joint",
         client_order: ClientOrder = "selected",
-        persist_client_optimizer: bool = True,
-        persist_server_optimizer: bool = True,
-        **kwargs: Any,
-    ) -> None:
+        persist_client_optimizer: bool = True, persist_server_optimizer: bool = True, **kwargs: Any,
+    ) -> None:  # fmt: skip
         kwargs |= {"client_order": client_order, "persist_server_optimizer": persist_server_optimizer}
         super().__init__(backbone, cut_layer, weighting="uniform", **kwargs)
         require(branches is None or branches >= 1, "branches", branches, "an integer >= 1, or null")
@@ -76,7 +71,7 @@ class MultiSFL(SplitMethod):
 
     def participants_of(self, index: int) -> list[int]:
         chosen = super().participants_of(index)
-        return [chosen[branch % len(chosen)] for branch in range(self.num_branches)]
+        return [chosen[branch % len(chosen)] for branch in range(self.num_branches) if chosen]
 
     def train_round(self, plan: Plan) -> None:
         self.desk.start_round(plan)
@@ -126,6 +121,8 @@ class MultiSFL(SplitMethod):
         """Branches that train: without an explicit number, no more than clients that have data."""
         return self.branches or min(self.num_slots, len(self.available))
 
+    fewest_merged = num_branches
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.desk.open(self.population, self.boundary, self.num_branches, self.data.num_classes)
@@ -141,9 +138,10 @@ class MultiSFL(SplitMethod):
 
     def memory(self) -> dict[str, Any]:
         pairs = list(zip(self.slots, self.server_slots, strict=True))[: self.num_branches if self.population else 0]
-        return {"branches": [[state_of(half) for half in pair] for pair in pairs], "desk": self.desk.state()}
+        return super().memory() | {"branches": [[*map(state_of, pair)] for pair in pairs], "desk": self.desk.state()}
 
     def recall(self, memory: dict[str, Any]) -> None:
+        super().recall(memory)
         for slot, (client, server) in enumerate(memory["branches"]):
             load_state(self.slots[slot], client)
             load_state(self.server_slots[slot], server)

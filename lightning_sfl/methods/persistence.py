@@ -71,8 +71,8 @@ class PersistentModule(L.LightningModule):
         if signed["format"] > FORMAT:
             raise CheckpointError(f"checkpoint format {signed['format']} is newer than this version's {FORMAT}")
         for key, value in (self.identity() | (self.data_identity() if training else {})).items():
-            if signed[key] != value:
-                raise CheckpointError(f"the checkpoint has {key}={signed[key]!r}, this run {key}={value!r}")
+            if signed.get(key) != value:
+                raise CheckpointError(f"the checkpoint has {key}={signed.get(key)!r}, this run {key}={value!r}")
 
     def _fit_to_slots(self, optimizer_states: list[dict[str, Any]]) -> None:
         for state, (role, parameters) in zip(optimizer_states, self.trained().items(), strict=True):

@@ -27,6 +27,10 @@ class ProjectingMethod(SplitMethod):
 
     one_process = "the scalars of all clients are made in one place"
     why_not_local = "clients send scalars and keep no weights"
+    why_only_averaged = "`robust` says what becomes of clients' scalars"
+    why_not_moved = "server_optimizer takes the step"
+    why_full = "`stragglers` says whose scalars are waited for"
+    why_same_work = "there is no local training"
     server_copies = True
     whole_on_client = True
     ledger: SyncLedger

@@ -65,7 +65,8 @@ class ServerSide(PlacedModule):
         labels = torch.cat([upload.labels for upload in uploads])
         if self.looked_at(events.CutGradient.handler):
             logits.retain_grad()
-        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server")
+        sizes = [upload.num_rows for upload in uploads]
+        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server", sizes)
 
     def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """Server halves have their gradients: they move, unless other uploads are to have a part in the step."""

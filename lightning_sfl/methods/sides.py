@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from lightning_sfl.methods.server_side import ServerSide
 class Sides(ServerSide):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
-    whole_on_client: ClassVar[bool] = False
     boundary: Boundary
     feed: Feed
     tally: Tally
@@ -130,9 +128,13 @@ class Sides(ServerSide):
 
     # --- both sides -------------------------------------------------------------------------------------------------
 
-    def observed_loss(self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role) -> Tensor:
-        """The mean loss, checked and tallied."""
+    def observed_loss(
+        self, logits: Tensor, labels: Tensor, clients: Sequence[int], side: Role, sizes: Sequence[int] = ()
+    ) -> Tensor:
+        """The mean loss, checked and tallied; sizes[i] of the rows are of clients[i], all of them of an only client."""
         loss = self.loss(logits, labels)
+        if self.selection.learns:
+            self.note_losses(logits, labels, clients, sizes or [len(labels)])
         self.stop_unless(math.isfinite(loss.item()), "the loss", clients, side)
         self.tally.add(loss, logits, labels)
         return loss

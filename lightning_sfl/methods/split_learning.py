@@ -24,7 +24,7 @@ class SplitLearning(SplitMethod):
 
     name = "split_learning"
     one_at_a_time = True
-    why_not_local = "the client half goes on from client to client, nothing is merged"
+    why_not_local = why_only_averaged = "the client half goes on from client to client, nothing is merged"
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
         return plan.sequential()

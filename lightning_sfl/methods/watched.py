@@ -19,14 +19,19 @@ class WatchedModule(SplitModule):
         A callback whose handlers of client events only count says that they read no halves: where clients are trained
         in other processes, these then need not be brought. One that says nothing reads them.
         """
+        self.present, self.told_here = [callback for callback in callbacks if handlers_of(callback)], here
+        self.listen(0)
+
+    def listen(self, round: int) -> None:
+        """Leave out, in this round, whoever has nothing to see in it: what nobody hears costs nothing."""
         self.watchers: dict[str, list[Callable[..., None]]] = defaultdict(list)
         self.readers: dict[str, list[Callable[[int], bool]]] = defaultdict(list)
-        for callback in callbacks:
-            for record in events.Event.__args__:
-                if hasattr(callback, record.handler):
-                    self.readers[record.handler].append(getattr(callback, "reads_tensors", lambda round: True))
-                    if here:
-                        self.watchers[record.handler].append(getattr(callback, record.handler))
+        for callback in self.present:
+            if not hasattr(callback, "attends") or callback.attends(round):
+                for name in handlers_of(callback):
+                    self.readers[name].append(getattr(callback, "reads_tensors", lambda round: True))
+                    if self.told_here:
+                        self.watchers[name].append(getattr(callback, name))
 
     def emit(self, record: type[Any], *payload: Any) -> None:
         """Tell those who watch for this record; without watchers it is not even made."""
@@ -35,3 +40,8 @@ class WatchedModule(SplitModule):
             event = record(self.current_epoch, *payload)
             for handle in handlers:
                 handle(self, event)
+
+
+def handlers_of(callback: Any) -> list[str]:
+    """Names of the event handlers that a callback has."""
+    return [record.handler for record in events.Event.__args__ if hasattr(callback, record.handler)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_sfl.core.aggregators import WeightedAverage
 from lightning_sfl.core.cut import Smashed, cloned, like, parts
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.randomness import untouched_generators
@@ -25,12 +26,33 @@ def mode_for(placement: Placement, method: Any, example: Tensor) -> str:
     """
     name = type(method).__name__
     require(not method.one_process, "model", name, f"one process: {method.one_process}")
-    obstacle = why_not_sharded(method, example)
+    obstacles = {
+        "sharded": why_not_sharded(method, example),
+        "gathered": why_not_gathered(method),
+        "roles": why_not_roles(method),
+    }
+    possible = [mode for mode, obstacle in obstacles.items() if not obstacle]
+    require(bool(possible), "model", name, f"one process: {obstacles['gathered']}")
     if placement.mode == "auto":
-        return "gathered" if obstacle else "sharded"
-    wrong = placement.mode == "sharded" and obstacle
-    require(not wrong, "placement.mode", placement.mode, f"{obstacle}: use gathered or roles, which are exact")
+        return possible[0]
+    wrong = placement.mode not in possible
+    others = " or ".join(mode for mode in possible if mode != "sharded") or "sharded"
+    require(not wrong, "placement.mode", placement.mode, f"{obstacles.get(placement.mode)}: use {others}")
     return placement.mode
+
+
+def why_not_gathered(method: Any) -> str:
+    """Why processes with all uploads, each with its own clients, would not do as one does; empty where they would."""
+    apart = method.selection.learns and method.whole_on_client
+    return f"{type(method.selection).__name__} learns from losses that clients have apart" if apart else ""
+
+
+def why_not_roles(method: Any) -> str:
+    """Why processes with clients alone would not know what they have to; empty where they do."""
+    if method.selection.learns:
+        return f"{type(method.selection).__name__} learns from losses, which clients do not see"
+    judged = not isinstance(method.aggregator, WeightedAverage) and method.server_copies and not method.whole_on_client
+    return "the aggregator judges clients by their server copies, too" if judged else ""
 
 
 def link_for(placement: Placement, method: Any, post: Post, add: Sum) -> SharedLink:
@@ -46,6 +68,10 @@ def link_for(placement: Placement, method: Any, post: Post, add: Sum) -> SharedL
 def why_not_sharded(method: Any, example: Tensor) -> str:
     """Why server steps cannot be taken in parts; empty where they can."""
     name = type(method).__name__
+    if not isinstance(method.aggregator, WeightedAverage):
+        return f"aggregator {type(method.aggregator).__name__} looks at the halves of all clients"
+    if not method.attendance.is_full or method.selection.learns:
+        return "participants depend on more than each process knows"
     if method.whole_loss:
         return f"{name}: {method.whole_loss}"
     if method.bn_buffers == "local":

@@ -31,7 +31,17 @@ UNKNOWN = [
     (["--model.backbone=DigitCNN"], ["model.backbone: no backbone", "did you mean DigitsCNN?", "ResNet18"]),
     (["--data.source=Digit"], ["data.source: no source", "did you mean Digits?", "Synthetic"]),
     (["--data.partition=Dirichle"], ["data.partition: no partition", "did you mean Dirichlet?", "IID"]),
-    (["--model.selection=Unifrom"], ["model.selection: no selection", "did you mean Uniform?", "FixedSchedule"]),
+    (
+        ["--model.selection=Unifrom"],
+        [
+            "model.selection: no selection",
+            "did you mean Uniform?",
+            "FixedSchedule",
+            "LabelAware",
+            "Oort",
+            "PowerOfChoice",
+        ],
+    ),
     (["--model.client_optimizer=SDG"], ["model.client_optimizer: no optimizer", "did you mean SGD?", "AdamW"]),
     (["--model.client_scheduler=StepRL"], ["model.client_scheduler: no scheduler", "did you mean StepLR?"]),
     (["--trainer.callbacks=EarlyStoping"], ["trainer.callbacks: no callback", "did you mean EarlyStopping?"]),
@@ -93,6 +103,41 @@ OPTIMIZERS = [
         ["model.client_scheduler='ReduceLROnPlateau' is not allowed", "without a metric"],
     ),
 ]
+FAMILY = [
+    (["--model.aggregator=Medain"], ["model.aggregator: no aggregator", "did you mean Median?", "WeightedAverage"]),
+    (["--model.aggregator=Krum", "--model.aggregator.num_byzantine=-1"], ["aggregator.num_byzantine=-1", ">= 0"]),
+    (["--model.aggregator=Krum", "--model.aggregator.num_byzantine=5"], ["aggregator='Krum'", "13 clients", "not 10"]),
+    (["--model.aggregator=Krum", "--model.aggregator.byzantine=1"], ["did you mean model.aggregator.num_byzantine?"]),
+    (["--model.aggregator=TrimmedMean", "--model.participants=2"], ["aggregator='TrimmedMean'", "needs 3", "not 2"]),
+    (
+        ["--model.aggregator=CosineWeighted", "--model.aggregator.reference=last"],
+        ["reference='last'", "mean or others"],
+    ),
+    (["--model.aggregator=NormClipping", "--model.aggregator.threshold=.nan"], ["aggregator.threshold=nan", "> 0"]),
+    (["--model=SplitLearning", "--model.aggregator=Median"], ["aggregator='Median'", "none in SplitLearning"]),
+    (["--model.merge_optimizer=FedAdma"], ["model.merge_optimizer: no optimizer", "did you mean FedAdam?", "FedYogi"]),
+    (["--model.merge_optimizer=FedYogi", "--model.merge_optimizer.tau=0"], ["model.merge_optimizer", "tau=0.0", "> 0"]),
+    (["--model.merge_optimizer=SGD", "--model.merge_optimizer.lr=.nan"], ["model.merge_optimizer.lr=nan", "finite"]),
+    (["--model.selection=Oort", "--model.selection.clip=2"], ["selection.clip=2.0 is not allowed", "from 0 to 1"]),
+    (["--model.selection=Oort", "--model.selection.epsilon=1"], ["no setting called", "least_exploration"]),
+    (["--model.selection=PowerOfChoice", "--model.selection.candidates=9"], ["candidates=9", ">= participants=10"]),
+    (["--model=Centralized", "--model.selection=Oort"], ["selection='Oort'", "none in Centralized"]),
+    (["--model.cell.compute_flops=[0,1]"], ["cell.compute_flops=[0.0, 1.0] is not allowed", "two numbers > 0"]),
+    (["--model.attendance.availability=0"], ["attendance.availability=0.0 is not allowed: above 0, at most 1"]),
+    (["--model.attendance.overcommit=.inf"], ["attendance.overcommit=inf is not allowed: a finite number >= 1"]),
+    (["--model.attendance.quorum=11"], ["attendance.quorum=11 is not allowed: at most participants=10"]),
+    (["--model.attendance.trace=no.json"], ["attendance.trace='no.json' is not allowed: an existing JSON file"]),
+    (["--model.attendance.absence=1"], ["no setting called", "'attendance.absence'"]),
+    (["--model=SFLV2", "--model.attendance.deadline_s=1"], ["attendance.deadline_s=1.0", "one client steps at a time"]),
+    (["--model=GAS", "--model.attendance.availability=0.5"], ["attendance.availability=0.5", "its own clock"]),
+    (["--model.effort=Decya"], ["model.effort: no effort", "did you mean Decay?", "Plateau", "UpperConfidence"]),
+    (["--model.effort=Decay", "--model.effort.epochs_factor=2"], ["effort.epochs_factor=2.0", "at most 1"]),
+    (["--model.effort=Decay", "--model.effort.batch_factor=2"], ["effort.most_batch=None", "as batches grow"]),
+    (["--model.effort=EpsilonGreedy", "--model.effort.arms=[1,1]"], ["effort.arms=[1, 1]", "different integers"]),
+    (["--model.effort=Plateau", "--model.local_steps=3"], ["local_steps=3 is not allowed: null where `effort`"]),
+    (["--model=MultiSFL", "--model.effort=Decay"], ["effort='Decay'", "null in MultiSFL, as replay"]),
+    (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
+]
 NETWORKS = [
     (["--model.cut_layer=poool"], ["model.cut_layer='poool' is not allowed", "nearest valid cuts: pool"]),
     (["--model.cut_layer="], ["model.cut_layer='' is not allowed", "nearest valid cuts: conv1"]),
@@ -147,7 +192,7 @@ MONITORS = [
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *NETWORKS, *TRAINER],
+    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *FAMILY, *NETWORKS, *TRAINER],
     ids=lambda case: case[0][:50],
 )
 def test_is_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:

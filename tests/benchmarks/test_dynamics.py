@@ -59,7 +59,10 @@ def test_pairs_are_by_seed_and_one_alone_has_no_interval() -> None:
     assert (gap.mean, gap.pairs) == (3.0, 3)
     assert gap.half == pytest.approx(4.3027 * np.std([0, 3, 6], ddof=1) / np.sqrt(3), rel=1e-4)
     assert paired({0: 2.0}, {0: 1.0}).half is None
-    assert paired({0: 2.0, 1: 3.0}, {0: 2.0, 1: 3.0}).p == 1
+    assert (same := paired({0: 2.0, 1: 3.0}, {0: 2.0, 1: 3.0})).p == 1
+    assert same.half == 0
+    coarse = paired({0: 2.3, 1: 3.3, 2: 0.3}, {0: 2.0, 1: 3.0, 2: 0.0})
+    assert (coarse.half, coarse.p) == (None, None)
     with pytest.raises(ValueError, match="no seed in common"):
         paired({0: 1.0}, {1: 1.0})
 

@@ -106,13 +106,15 @@ def test_a_jump_would_support_the_first_claim() -> None:
             if cell["part"] == "cosine":
                 row["cos"] = bend * e2_kd_ratio.expected(row)
             else:
-                reach = share(cell["K"]) if cell["K"] else 1.0
+                reach = share(cell["K"]) * (1 + 0.1 * cell["seed"]) if cell["K"] else 1.0
                 row["curve"] = [1 - reach * i / 1000 for i in range(1001)]
             found.append(row)
         return found
 
     claim = e2_kd_ratio.claims(rows(lambda k: k / (k + 500)), QUICK)[0]
     assert claim.verdict == "true under a condition"
+    each = e2_kd_ratio.progress(rows(lambda k: k / (k + 500)), QUICK)[32]
+    assert each == pytest.approx([32 / 532, 1.1 * 32 / 532], abs=2e-3)
     assert e2_kd_ratio.claims(rows(lambda k: 0.001 if k < 10 else 0.5), QUICK)[0].verdict == "supported"
     assert e2_kd_ratio.claims(rows(lambda k: k / 1000, bend=3.0), QUICK)[0].verdict == "refuted"
 

@@ -22,7 +22,7 @@ SIZES = (5, 4, 9, 2)
 
 
 def watched(folder: Path, watcher: Watcher, rounds: int = 2, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
-    method = HoloGrad(options.pop("net", None) or network(), "relu1", **{"num_scalars": 40, **options})
+    method = HoloGrad(options.pop("net", None) or network(), "relu1", **{"num_scalars": 40, "scale": "mmse", **options})
     tiny.trainer(rounds, [watcher, RoundRecord()], default_root_dir=folder).fit(method, rows(SIZES))
     return method, [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.holograd import predictions
 from lightning_sfl.core.holograd.directions import DirectionKind, Directions, orthonormal_rows
-from lightning_sfl.core.holograd.projection import project_gradients
+from lightning_sfl.core.holograd.projection import Projection, project_gradients, project_loss
 from lightning_sfl.core.holograd.robust import MEAN
 from lightning_sfl.core.holograd.synthesis import Scale, factor, synthesize
 from tests.holograd.made import cos, no_basis, normal, sets, spread
@@ -168,6 +168,18 @@ def test_directions_inside_a_subspace() -> None:
 
 
 # --- a quadratic ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["grad", "jvp", "fd"])
+def test_scalars_of_a_quadratic(way: Projection) -> None:
+    """f = theta'H theta / 2: a_j = theta'H v_j, which central differences have exactly too."""
+    size = 30
+    root, theta = normal(size, size, seed=8), normal(size, seed=4)
+    hessian = root @ root.T
+    directions = next(sets(1, 12, no_basis(size)))
+    found = project_loss(lambda values: values[0] @ hessian @ values[0] / 2, [theta], directions, way)
+    wanted = torch.cat([block for _, block in directions.blocks()]) @ hessian @ theta
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_isotropic_quadratic_contracts_as_said() -> None:

@@ -31,7 +31,7 @@ SIZES = (5, 4, 9, 2)
 def holograd(**options: Any) -> HoloGrad:
     """Random directions, unlike the exact settings that comparisons with other methods take."""
     net = options.pop("net", None)
-    return HoloGrad(net or network(), "relu1", **{"num_scalars": 40, **options})
+    return HoloGrad(net or network(), "relu1", **{"num_scalars": 40, "scale": "mmse", **options})
 
 
 class Messages(Recorder):

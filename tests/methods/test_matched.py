@@ -254,7 +254,7 @@ class Starts(Recorder):
 def starts(cls: type[SplitMethod], **matched: Any) -> list[bool]:
     """Whether each client of three rounds started from the merged half."""
     seen = Starts()
-    options = {"batch_size": 4, "client_optimizer": sgd(0.1, 0.9), "participants": 2, **rich_of(cls)}
+    options = {"batch_size": 4, "client_optimizer": sgd(0.1, 0.9), "participants": 3, **rich_of(cls)}
     fit(build(cls, network(norm=True), dynamics=Dynamics(**matched), **options), rows((5, 4, 9, 6)), 3, [seen])
     begun = zip(seen.of(ClientStart), seen.starts, strict=True)
     return [differing(start, seen.merged[event.round]) == [] for event, start in begun]

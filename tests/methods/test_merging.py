@@ -1,0 +1,219 @@
+"""Aggregators in the loop: which halves they put together, where they are FedAvg, and whom they withstand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_sfl.core.aggregators import (
+    Aggregator,
+    CosineWeighted,
+    DeviationClipping,
+    Krum,
+    Median,
+    NormClipping,
+    TrimmedMean,
+    WeightedAverage,
+)
+from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.core.rounds import Plan
+from lightning_sfl.methods import (
+    GAS,
+    SFL,
+    SFLV1,
+    Centralized,
+    FedAvg,
+    FedSGD,
+    HoloGrad,
+    MiniBatchSFL,
+    MultiSFL,
+    SplitLearning,
+    SplitMethod,
+)
+from tests.tiny import (
+    METHODS,
+    Recorder,
+    Rows,
+    build,
+    differing,
+    fit,
+    furthest,
+    network,
+    rows,
+    sgd,
+    weights,
+    whole,
+)
+
+SIZES = (5, 4, 9, 2, 6)
+MERGING = [method for method in METHODS if method not in (SplitLearning, Centralized, HoloGrad)]
+RULES: list[Aggregator] = [
+    CosineWeighted(),
+    DeviationClipping(1.0),
+    NormClipping(),
+    Krum(1, 2),
+    TrimmedMean(),
+    Median(),
+]
+
+
+def run(cls: type[SplitMethod], rule: Aggregator | None = None, rounds: int = 2, **options: Any) -> dict[str, Any]:
+    net = network(norm=options.pop("norm", False))
+    return whole(fit(build(cls, net, aggregator=rule, **{"batch_size": 4, **options}), rows(SIZES), rounds))
+
+
+@pytest.mark.parametrize("cls", MERGING)
+def test_limits_are_the_plain_average(cls: type[SplitMethod]) -> None:
+    plain = run(cls)
+    assert differing(run(cls, WeightedAverage()), plain) == []
+    assert furthest(run(cls, NormClipping(threshold=1e30)), plain) < 1e-6
+    assert furthest(run(cls, DeviationClipping(threshold=1e30)), plain) < 1e-6
+
+
+@pytest.mark.parametrize("cls", [SFL, SFLV1, FedAvg, FedSGD, MiniBatchSFL])
+def test_limits_are_the_uniform_average(cls: type[SplitMethod]) -> None:
+    uniform = run(cls, weighting="uniform")
+    assert furthest(run(cls, TrimmedMean(0)), uniform) < 1e-6
+    assert furthest(run(cls, Krum(0, 5)), uniform) < 1e-6
+    assert furthest(uniform, run(cls)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("cls", "rule"),
+    [*((SFL, rule) for rule in RULES), *((cls, Median()) for cls in MERGING)],
+    ids=lambda one: one.__name__ if isinstance(one, type) else type(one).__name__,
+)
+def test_a_rule_does_something_else_than_fedavg(cls: type[SplitMethod], rule: Aggregator) -> None:
+    """With batch normalisation; whatever is merged differs, and is finite."""
+    ruled, plain = run(cls, rule, norm=True), run(cls, norm=True)
+    assert {"fc1.weight", "bn1.running_mean"} <= {*differing(ruled, plain)}
+    assert all(bool(tensor.isfinite().all()) for tensor in ruled.values())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("cut_layer", ["fc1", "relu2"])
+def test_a_client_with_both_halves_is_judged_as_a_whole(rule: Aggregator, cut_layer: str) -> None:
+    """So SplitFed V1 stays FedAvg, bit for bit, and it does not matter where the network is cut."""
+
+    def one(cls: type[SplitMethod], cut_layer: str) -> dict[str, Any]:
+        method = build(cls, network(norm=True), cut_layer, aggregator=rule, batch_size=4)
+        return whole(fit(method, rows(SIZES), 2))
+
+    assert differing(one(SFLV1, cut_layer), one(FedAvg, cut_layer)) == []
+    assert furthest(one(FedAvg, cut_layer), one(FedAvg, "relu1")) < 1e-6
+
+
+def test_only_client_halves_are_merged_where_there_is_one_server_half() -> None:
+    recorder = Recorder()
+    method = fit(build(SFL, aggregator=Median(), batch_size=4), rows(SIZES), 1, [recorder])
+    for name, tensor in method.client_half.state_dict().items():
+        wanted = torch.stack([end[name] for end in recorder.ends]).quantile(0.5, dim=0)
+        torch.testing.assert_close(tensor, wanted)
+
+
+def test_gradients_are_judged_as_updates() -> None:
+    """FedSGD with a rule is the same rule on FedAvg's updates after one full-batch step, for rules without a scale."""
+    for rule in (CosineWeighted(), Krum(1), TrimmedMean(1), Median(), DeviationClipping(), NormClipping()):
+        options = {"batch_size": None, "local_epochs": 1, "server_optimizer": sgd(0.1), "client_optimizer": sgd(0.1)}
+        assert furthest(run(FedSGD, rule, **options), run(FedAvg, rule, **options)) < 1e-5
+
+
+# --- who lies ---------------------------------------------------------------------------------------------------------
+
+
+def with_a_liar(cls: type[SplitMethod], rule: Aggregator | None, liars: tuple[int, ...]) -> SplitMethod:
+    """Some clients hand in their start state minus 10 times what they have learned."""
+
+    class Lied(cls):  # type: ignore[misc, valid-type]
+        name = cls.name
+
+        def merge(self, plan: Plan) -> None:
+            starts = [weights(half) for half in self.merged_halves()]
+            for slot, client in enumerate(plan.participants):
+                for half, start in zip(self.halves_of(slot), starts, strict=True) if client in liars else ():
+                    for name, p in half.named_parameters():
+                        p.data.copy_(start[name] - 10 * (p.data - start[name]))
+            super().merge(plan)
+
+    options = {"batch_size": 4, "local_epochs": 2, "client_optimizer": sgd(0.3)}
+    data = rows((12, 12, 12, 12, 12, 12, 12))
+    return fit(build(Lied, aggregator=rule, **options), data, 6, limit_val_batches=1)
+
+
+@pytest.mark.parametrize("cls", [SFL, FedAvg])
+def test_two_clients_of_seven_that_lie_are_withstood(cls: type[SplitMethod]) -> None:
+    """Where nobody lies the network gets nearly all rows right; the average does not survive two liars."""
+
+    def accuracy(rule: Aggregator | None, *liars: int) -> float:
+        return float(with_a_liar(cls, rule, liars).trainer.callback_metrics["val/acc"])
+
+    honest = accuracy(None)
+    assert honest > 0.9
+    assert accuracy(None, 1, 4) < 0.7
+    for rule in (Krum(2), Krum(2, 3), TrimmedMean(2), Median()):
+        assert accuracy(rule, 1, 4) > 0.75
+
+
+# --- what is promised of every run ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cls", "rule"), [(SFL, CosineWeighted()), (GAS, Krum()), (FedSGD, TrimmedMean()), (MultiSFL, NormClipping())]
+)
+def test_it_repeats_resumes_and_is_not_changed_by_watching(
+    cls: type[SplitMethod], rule: Aggregator, tmp_path: Path
+) -> None:
+    def trained(watcher: Recorder, resume: Path | None = None) -> dict[str, Any]:
+        options = {"participants": 5, "batch_size": 4, "client_optimizer": sgd(0.1, 0.9), "aggregator": rule}
+        keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        method = build(cls, network(0.2, True), **options)
+        return whole(fit(method, rows(SIZES), 3, [keep, watcher], resume, enable_checkpointing=True))
+
+    wanted = trained(Recorder())
+    assert differing(trained(Recorder(), tmp_path / "epoch=0.ckpt"), wanted) == []
+    method = build(
+        cls, network(0.2, True), aggregator=rule, participants=5, batch_size=4, client_optimizer=sgd(0.1, 0.9)
+    )
+    assert differing(whole(fit(method, rows(SIZES), 3)), wanted) == []
+
+
+# --- where there is nothing to aggregate ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [SplitLearning, Centralized, HoloGrad])
+def test_what_is_not_merged_has_no_aggregator(cls: type[SplitMethod]) -> None:
+    with pytest.raises(ConfigError, match=f"aggregator='Median' is not allowed: none in {cls.__name__}, as") as refusal:
+        build(cls, aggregator=Median())
+    assert "\n" not in str(refusal.value)
+    build(cls, aggregator=WeightedAverage())
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "data"),
+    [
+        (SFL, {"participants": 4}, rows(SIZES)), (SFL, {}, rows((5, 4, 9))), (GAS, {"model_buffer": 2}, rows(SIZES)),
+        (MultiSFL, {"branches": 4}, rows(SIZES)), (FedSGD, {"participants": 1}, rows(SIZES)),
+    ],
+)  # fmt: skip
+def test_too_few_clients_for_a_rule_are_refused_before_training(
+    cls: type[SplitMethod], options: dict[str, Any], data: Rows
+) -> None:
+    recorder = Recorder()
+    with pytest.raises(
+        ConfigError, match=r"aggregator='Krum' is not allowed: .* needs 5 clients a round, not"
+    ) as refusal:
+        fit(build(cls, aggregator=Krum(), **options), data, callbacks=[recorder])
+    assert "\n" not in str(refusal.value)
+    assert recorder.events == []
+    fit(build(cls, aggregator=CosineWeighted(), **options), data)
+
+
+def test_a_round_with_fewer_clients_than_planned_is_refused_too() -> None:
+    method = fit(build(SFL, aggregator=Krum()), rows(SIZES))
+    states = [method.handed_in_by(slot) for slot in range(4)]
+    with pytest.raises(ConfigError, match="needs 5 clients a round, not 4"):
+        method.put_together(states, [1.0] * 4)
