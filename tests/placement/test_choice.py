@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_sfl.core.aggregators import Median
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
+from lightning_sfl.core.oort import Oort
 from lightning_sfl.methods import (
     GAS,
     SFL,
@@ -171,3 +173,21 @@ def test_what_a_launcher_has_decided() -> None:
 def test_settings_may_not_say_otherwise(given: dict[str, Any], environment: dict[str, str], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         honour(settings(**given), environment)
+
+
+def test_who_looks_at_all_halves_needs_them_all() -> None:
+    assert mode(FedAvg, aggregator=Median()) == "gathered"
+    with pytest.raises(ConfigError, match="aggregator Median looks at the halves of all clients: use gathered"):
+        mode(FedAvg, "sharded", aggregator=Median())
+    with pytest.raises(ConfigError, match="judges clients by their server copies, too: use gathered"):
+        mode(SFLV1, "roles", aggregator=Median())
+    assert mode(FedAvg, "roles", aggregator=Median()) == "roles"
+
+
+def test_a_selection_that_learns_from_losses_needs_them_all() -> None:
+    assert mode(SFL, selection=Oort()) == "gathered"
+    assert mode(MiniBatchSFL, selection=Oort()) == "gathered"
+    with pytest.raises(ConfigError, match="Oort learns from losses, which clients do not see: use gathered"):
+        mode(SFL, "roles", selection=Oort())
+    with pytest.raises(ConfigError, match="model='FedAvg' is not allowed: one process: Oort learns from losses"):
+        mode(FedAvg, selection=Oort())
