@@ -7,10 +7,12 @@ without a word. The process that started the others ends them, and is ended by t
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -20,6 +22,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 FAILED = "lightning_sfl/failed"
 STARTED_BY = "LIGHTNING_SFL_STARTED_BY"
 GRACE_S = 3.0
+GUARD = "import os, sys, time; time.sleep(float(sys.argv[2])); os.kill(int(sys.argv[1]), 9)"
 
 started: list[subprocess.Popen[Any]] = []  # by this process
 
@@ -46,22 +49,24 @@ def is_first_to_fail() -> bool:
     """Whether this process is the one to say what went wrong: no other one of this run has said it before."""
     if not dist.is_initialized():
         return os.environ.get("LOCAL_RANK", "0") == "0"
-    try:
-        return int(_store().add(FAILED, 1)) == 1
-    except RuntimeError:  # the process that kept the store is gone, and has said nothing
-        return True
+    return _count(_store(), 1) in (1, None)  # None: the process that kept the store is gone, or hangs
 
 
 def leave() -> None:
-    """Let go of the others, wait until they have noticed, and end those who have not."""
-    if dist.is_initialized():
+    """Make ready to exit, which is what the others notice: nobody who hangs shall stay behind.
+
+    Who started others gives them a moment to notice, and ends those who have not. Who was started has somebody look
+    after the one who started it; it cannot wait itself, since its connections close when it exits.
+    """
+    parent = os.environ.get(STARTED_BY)
+    if parent is not None and os.getppid() == int(parent):
+        guard = [sys.executable, "-c", GUARD, parent, str(3 * GRACE_S)]
+        subprocess.Popen(guard, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    elif dist.is_initialized():
         store, size = _store(), dist.get_world_size()
         dist.destroy_process_group()
-        _wait(lambda: _failed(store) >= size)
+        _wait(lambda: (_count(store, 0) or size) >= size)
     end(started)
-    parent = os.environ.get(STARTED_BY)
-    if parent is not None and not _wait(lambda: os.getppid() != int(parent)):
-        os.kill(int(parent), signal.SIGKILL)
 
 
 def end(processes: Sequence[subprocess.Popen[Any]]) -> None:
@@ -76,11 +81,18 @@ def _store() -> Any:
     return dist.distributed_c10d._get_default_store()
 
 
-def _failed(store: Any) -> int:
-    try:
-        return int(store.add(FAILED, 0))
-    except RuntimeError:
-        return 1 << 30
+def _count(store: Any, more: int) -> int | None:
+    """How many have failed, these included; None where the store does not answer, which it would wait for forever."""
+    answers: list[int] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            answers.append(int(store.add(FAILED, more)))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(GRACE_S)
+    return answers[0] if answers else None
 
 
 def _wait(condition: Callable[[], bool]) -> bool:
