@@ -26,6 +26,10 @@ class NonFiniteError(SFLError, ArithmeticError):
     """A NaN or infinity met before it could reach the weights."""
 
 
+class PlacementError(SFLError, RuntimeError):
+    """Processes that lost each other: one died, hangs, or is at another place of the run."""
+
+
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise `ConfigError` that names key, value and what is allowed, unless the condition holds."""
     if not condition:

@@ -1,0 +1,93 @@
+"""How several processes end together when one of them cannot go on: one says why, and none stays behind.
+
+Whoever fails first says so in the store through which the processes met; the others, who miss it a moment later, end
+without a word. The process that started the others ends them, and is ended by them should it hang.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.distributed as dist
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+FAILED = "lightning_sfl/failed"
+STARTED_BY = "LIGHTNING_SFL_STARTED_BY"
+GRACE_S = 3.0
+
+started: list[subprocess.Popen[Any]] = []  # by this process
+
+
+class Starter(_SubprocessScriptLauncher):
+    """Starts the other processes of this machine and tells them who did.
+
+    Lightning's own launcher ends this process without a word when one of them has died.
+    """
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        """Start them, and go on with `function`."""
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            os.environ[STARTED_BY] = str(os.getpid())
+            self._call_children_scripts()
+            del os.environ[STARTED_BY]
+            started.extend(self.procs)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+def is_first_to_fail() -> bool:
+    """Whether this process is the one to say what went wrong: no other one of this run has said it before."""
+    if not dist.is_initialized():
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        return int(_store().add(FAILED, 1)) == 1
+    except RuntimeError:  # the process that kept the store is gone, and has said nothing
+        return True
+
+
+def leave() -> None:
+    """Let go of the others, wait until they have noticed, and end those who have not."""
+    if dist.is_initialized():
+        store, size = _store(), dist.get_world_size()
+        dist.destroy_process_group()
+        _wait(lambda: _failed(store) >= size)
+    end(started)
+    parent = os.environ.get(STARTED_BY)
+    if parent is not None and not _wait(lambda: os.getppid() != int(parent)):
+        os.kill(int(parent), signal.SIGKILL)
+
+
+def end(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """End processes that this one has started, and wait for them."""
+    if not _wait(lambda: all(process.poll() is not None for process in processes)):
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _failed(store: Any) -> int:
+    try:
+        return int(store.add(FAILED, 0))
+    except RuntimeError:
+        return 1 << 30
+
+
+def _wait(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true in time."""
+    deadline = time.monotonic() + GRACE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
