@@ -166,8 +166,8 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         Claim(
             4, "Momentum-centric training makes 30 to 40 % of SGD's progress.",
             "refuted" if standstill else "supported",
-            f"it comes to a standstill on one line: {falls['paper'].mean:.0%} of SGD's fall, most of it from the ten "
-            f"warm-up steps with full gradients, {interval(map(late, papers)).mean:.1%} of the loss in the second half"
+            f"it comes to a standstill on one line at {falls['paper'].mean:.0%} of SGD's fall, most of it from the ten "
+            f"full-gradient steps at first; the second half takes {interval(map(late, papers)).mean:.1%} off the loss"
             if standstill else "in the second half too", four,
         ),
     ]  # fmt: skip

@@ -250,8 +250,6 @@ def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:
         )
         fine = [i / 200 for i in range(41)]
         panels[1].plot(fine, [detection_probability(p, round(q * COUNT)) for p in fine], color="black", linewidth=0.8)
-    panels[1].set(
-        xlabel="chance that a proof is checked (share of the projections repeated)", ylabel="chance of being caught"
-    )
+    panels[1].set(xlabel="chance that a proof is checked, and cost", ylabel="chance of being caught")
     panels[1].legend()
     save(figure, path / "proof_tolerance.png")

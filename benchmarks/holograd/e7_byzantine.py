@@ -200,14 +200,14 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
 
 
 def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:
-    """Errors by rule and attack at 20 %; errors over the share of liars."""
+    """Errors by rule and outlying lie at 20 % (others show in the loss only); errors over the share of liars."""
     figure, panels = axes(2)
     fraction = NAMED if NAMED in setting.sizes.fractions else setting.sizes.fractions[-1]
-    table = [[interval(ratio(rows, fraction, a, r)).mean for r in RULES] for a in ATTACKS]
+    table = [[interval(ratio(rows, fraction, a, r)).mean for r in RULES] for a in OUTLIERS]
     shown = panels[0].imshow(np.log10(np.array(table)), cmap="RdYlGn_r", vmin=0, vmax=2, aspect="auto")
     panels[0].set_xticks(range(len(RULES)), list(RULES))
-    panels[0].set_yticks(range(len(ATTACKS)), list(ATTACKS))
-    for i, j in product(range(len(ATTACKS)), range(len(RULES))):
+    panels[0].set_yticks(range(len(OUTLIERS)), list(OUTLIERS))
+    for i, j in product(range(len(OUTLIERS)), range(len(RULES))):
         panels[0].text(j, i, f"{table[i][j]:.2g}", ha="center", va="center", fontsize=8)
     panels[0].set(title=f"error / honest error, {fraction:.0%} liars")
     figure.colorbar(shown, ax=panels[0], label="log10")

@@ -38,5 +38,5 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean X? ` or nothing; what follows should list the known names."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.55)
     return f"did you mean {close[0]}? " if close else ""

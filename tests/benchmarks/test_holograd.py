@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.holograd import e1_variability, e2_kd_ratio, e5_unbiased, e7_byzantine, run
+from benchmarks.holograd import e1_variability, e2_kd_ratio, e5_unbiased, e7_byzantine, run, summary
 from benchmarks.holograd.cells import Interval, interval, measure_all, read_rows
 from benchmarks.holograd.estimators import OracleMomentum, PaperMomentum, cosine, train
 from benchmarks.holograd.predictions import trimming_bias
 from benchmarks.holograd.setting import Setting
 from benchmarks.holograd.tasks import Problem
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = Setting("quick", ("digits-mlp",), (0, 1))
 
 
@@ -182,8 +183,39 @@ def test_wrong_options_are_named(arguments: list[str], named: str, capsys: pytes
 
 
 @pytest.mark.slow
+def test_text_from_a_folder(tmp_path: Path) -> None:
+    play = tmp_path / "data" / "shakespeare" / "input.txt"
+    play.parent.mkdir(parents=True)
+    speech = "How now, spirit, whither wander you? Over hill, over dale, thorough bush, thorough brier."
+    play.write_text("".join(f"{name}:\n{speech * 4}\n\n" for name in ("Puck", "Fairy", "Oberon")))
+    arguments = ["e1", "e6", "--size=quick", "--seeds=2", "--tasks=text-gpt", f"--data={tmp_path / 'data'}"]
+    run.main([*arguments, f"--out={tmp_path}"])
+    rows = json.loads((tmp_path / "data" / "e6_pogp.json").read_text())["rows"]
+    workers = [row["found"]["workers"] for row in rows if row["cell"]["part"] == "proofs"]
+    assert all(found["forward mode"]["accepted"] == 1 and found["zeros"]["accepted"] < 0.05 for found in workers)
+
+
+@pytest.mark.slow
 def test_all_experiments_run(tmp_path: Path) -> None:
     run.main(["--size=quick", "--seeds=2", f"--out={tmp_path}"])
     verdicts = json.loads((tmp_path / "data" / "verdicts.json").read_text())
     assert list(verdicts) == [f"C{i}" for i in range(1, 9)]
     assert len(list((tmp_path / "figures").glob("*.png"))) == 7
+
+
+def test_the_committed_summary_is_that_of_the_committed_data() -> None:
+    """Nothing in the summary's table was written by hand."""
+    setting = Setting("tiny", tuple(run.BUNDLED), (0, 1, 2))
+    found = []
+    for experiment in run.EXPERIMENTS.values():
+        path = run.RESULTS / "data" / f"{experiment.FILE}.json"
+        rows = read_rows(path, experiment.cells(setting), setting.recorded())
+        assert rows is not None, experiment.FILE
+        found += experiment.claims(rows, setting)
+    found.sort(key=lambda claim: claim.number)
+    text = (run.RESULTS / "RESULTS_SUMMARY.md").read_text(encoding="utf-8")
+    assert summary.table_of(found) in text
+    assert summary.table_of(found) in (ROOT / "docs/holograd.md").read_text(encoding="utf-8")
+    assert json.loads((run.RESULTS / "data" / "verdicts.json").read_text()) == {
+        f"C{c.number}": c.verdict for c in found
+    }

@@ -262,7 +262,7 @@ def test_state_every_round_and_what_it_consists_of() -> None:
     options = {"server_optimizer": sgd(0.1, 0.9), "persist_server_optimizer": True}
     fit(holograd(synchronisation="state", basis=basis, net=network(norm=True), **options), rows(SIZES), 2, [seen])
     buffers, size = 4 * (16 + 14) + 2 * 8, SIZE + 2 * 15
-    state = 4 * size + buffers + 4 * (8 * size + size)
+    state = 4 * size + buffers + 4 * 8 * size
     assert [t["weights", "down"] for t in seen.traffic_bytes] == [4 * state, 4 * (state + 4 * size)]
     assert [t["weights", "up"] for t in seen.traffic_bytes] == [4 * buffers] * 2
 

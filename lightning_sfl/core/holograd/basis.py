@@ -66,18 +66,24 @@ class Basis:
         """Take in the estimate (size,) of this step."""
         if self.choice.kind == "momentum":
             self.memory = self.choice.beta * self.memory + (1 - self.choice.beta) * estimate
-            self.rows = unit_rows(self.memory[None]) if bool(self.memory.any()) else self.rows[:0]
+            self._follow()
         elif self.choice.kind == "subspace" and bool(estimate.any()):
             self.rows = orthonormal_rows(oja(self.rows, unit_rows(estimate[None])[0], self.choice.rate))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold."""
-        return {} if self.choice.kind == "none" else {"rows": self.rows, "memory": self.memory}
+        """What a checkpoint, or a newcomer, has to be given."""
+        return {"none": {}, "momentum": {"memory": self.memory}, "subspace": {"rows": self.rows}}[self.choice.kind]
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
         for name, tensor in state.items():
             setattr(self, name, tensor.to(self.memory))
+        if "memory" in state:
+            self._follow()
+
+    def _follow(self) -> None:
+        """The momentum's row is its direction; none while it is zero."""
+        self.rows = unit_rows(self.memory[None]) if bool(self.memory.any()) else self.rows[:0]
 
 
 def oja(rows: Tensor, signal: Tensor, rate: float) -> Tensor:
