@@ -219,6 +219,7 @@ class SplitMethod(MatchedSides):
             f"cut: {self.split.certificate.describe()}",
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
             *([f"matched: {self.dynamics.said()}"] if self.dynamics.matched else []),
+            *(f"with: {', '.join(said)}" for said in [self.options_of_family()] if said),
             f"placement: {self.link.describe()} on {self.device}",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",
