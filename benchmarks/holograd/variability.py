@@ -32,7 +32,8 @@ def span_cosine(gram: Tensor) -> float:
     for i in range(len(gram)):
         others = [j for j in range(len(gram)) if j != i]
         cross = gram[others, i]
-        inside = cross @ torch.linalg.lstsq(gram[others][:, others], cross[:, None]).solution[:, 0]
+        # a row may be drawn twice, and gradients at the end of training may vanish: then the others are dependent
+        inside = cross @ torch.linalg.pinv(gram[others][:, others], rtol=1e-9, hermitian=True) @ cross
         found.append((float(inside) / float(gram[i, i])) ** 0.5)
     return sum(found) / len(found)
 
