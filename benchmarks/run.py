@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 import torch
 
-from benchmarks import comparing, population, startup, throughput, watching
+from benchmarks import comparing, placement, population, startup, throughput, watching
 from benchmarks.report import Row, machine, table, write
 from benchmarks.workloads import workloads
 
-PARTS = ("throughput", "watching", "population", "startup", "comparing")
+PARTS = ("throughput", "watching", "population", "placement", "startup", "comparing")
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         "watching": lambda: watching.measure(watched, not chosen.together),
         "population": lambda: population.measure(
             100, chosen.many_clients, chosen.population_rounds, max(1, chosen.repeats // 2)
+        ),
+        "placement": lambda: placement.measure(
+            20, chosen.image_rows, max(2, chosen.image_rounds // 2), max(1, chosen.repeats // 2)
         ),
         "startup": lambda: startup.measure(chosen.repeats),
         "comparing": lambda: comparing.measure(

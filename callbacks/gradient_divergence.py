@@ -51,6 +51,10 @@ class GradientDivergence(Watcher):
         self.grams: dict[str, Tensor] = {}
         self.sizes: dict[str, int] = {}
 
+    def reads_tensors(self, round: int) -> bool:
+        """Only those of the round's start, which are everywhere."""
+        return False
+
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Gradients of both halves of every participant's rows, reduced to Gram matrices."""
         self._forget()

@@ -68,6 +68,10 @@ class RoundProgress(ProgressBar):
         """Bytes of the round."""
         self.bytes = sum(event.traffic_bytes.values())
 
+    def reads_tensors(self, round: int) -> bool:
+        """It only counts."""
+        return False
+
     # --- training ---------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -34,18 +34,20 @@ class RoundRecord(Watcher):
     def __init__(self, every: int = 1) -> None:
         super().__init__(every)
         self.log_file: RoundLog | None = None
+        self.opened = False
         self.evaluated = False
         self.own_scalars: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A new run, or a resumed one: the log is opened when its first round is known."""
-        self.log_file = None
+        self.log_file, self.opened = None, False
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the log at the first round of this run."""
         self.evaluated = False
-        if self.log_file is not None or self.idle or not self.every:
+        if self.opened or self.idle or not self.every:
             return
+        self.opened = True
         folder = trainer.log_dir or trainer.default_root_dir  # asks all processes
         if trainer.is_global_zero:
             write_manifest(folder, facts_of(trainer, pl_module))
@@ -64,7 +66,7 @@ class RoundRecord(Watcher):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the report and write it."""
-        if not self.due(trainer.current_epoch):
+        if not self.due(trainer.current_epoch) or not trainer.is_global_zero:
             return
         report = RoundReport(trainer.current_epoch)
         for tag in self.own_scalars:

@@ -45,6 +45,10 @@ class UpdateCounts(Watcher):
         self.trails: dict[int, Trail] = {}
         self.lengths: list[Tensor] = []
 
+    def reads_tensors(self, round: int) -> bool:
+        """It only counts, unless it follows the server's path."""
+        return self.server_path and self.due(round)
+
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Count from zero."""
         self._forget()

@@ -39,6 +39,11 @@ class Watcher(Callback):
         """Whether this round is measured."""
         return self.every > 0 and not self.idle and round % self.every == 0
 
+    def reads_tensors(self, round: int) -> bool:
+        """Whether halves or gradients in the events of this round are read; else they need not be brought from the
+        processes that have them."""
+        return self.due(round)
+
     def attends(self, round: int) -> bool:
         """Whether events of this round are to be told at all; who counts over all rounds hears every one."""
         return True

@@ -13,28 +13,35 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_sfl.backbones
 import lightning_sfl.methods  # noqa: F401
 from lightning_sfl import callbacks
 from lightning_sfl.arguments import resolved
 from lightning_sfl.checkpoint import DurableCheckpointIO, newest_good
-from lightning_sfl.commands import ABOUT, ABOUT_COMMANDS, CommandTrainer, show_cuts, show_partition, write_predictions
+from lightning_sfl.commands import (
+    ABOUT,
+    ABOUT_COMMANDS,
+    CommandTrainer,
+    show_cuts,
+    show_partition,
+    show_results,
+    stop_for,
+    write_predictions,
+)
 from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
 from lightning_sfl.config_files import check_files
-from lightning_sfl.config_words import one_line
-from lightning_sfl.console import fail, quiet_warnings, shown
-from lightning_sfl.core.errors import ConfigError, DataError, SFLError, require
+from lightning_sfl.console import quiet_warnings
+from lightning_sfl.core.errors import SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.parser import OneLineParser
+from lightning_sfl.placement import Placement
+from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
-
-INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
 
 
 class SFLCLI(LightningCLI):
@@ -70,6 +77,7 @@ class SFLCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({f"{key}.every": 0 for key in callbacks.OPTIONAL})
         parser.add_lightning_class_args(KeepLast, "checkpoints")
+        parser.add_class_arguments(Placement, "placement")
         parser.add_argument(
             "--threads",
             type=PositiveInt,
@@ -96,6 +104,7 @@ class SFLCLI(LightningCLI):
         """Refuse what cannot work before anything is built."""
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
+        honour(settings.trainer)
         check_trainer(settings.trainer)
         check_modes(settings.trainer.callbacks)
         check_arguments(FederatedData, settings.data, "data")
@@ -125,6 +134,8 @@ class SFLCLI(LightningCLI):
                 watching = self.trainer.callbacks  # type: ignore[attr-defined]
                 check_monitors(self.model, self.datamodule.eval_set, watching)
                 check_watchers(self.datamodule, watching)
+                placement = self._get(self.config_init, "placement")
+                check_placement(settings.trainer, placement, self.model, self.datamodule)
             if self.subcommand in ("fit", "predict"):
                 check_folder(settings.trainer.default_root_dir)
 
@@ -140,6 +151,7 @@ class SFLCLI(LightningCLI):
             self.save_config_callback = None
         if settings.enable_progress_bar is not False:
             settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
+        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), num_processes(settings))
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
@@ -171,10 +183,7 @@ class SFLCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the results are."""
-        root = self.trainer.default_root_dir
-        click.echo(f"records, checkpoints and config: {shown(self.trainer.log_dir or root)}")
-        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
-            click.echo(f"curves: tensorboard --logdir {shown(root)}")
+        show_results(self.trainer)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -216,19 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             sys.exit(doctor(given[1:]))
         run(given)
-    except (ConfigError, DataError, MisconfigurationException) as error:
-        fail(one_line(error))
-    except SFLError as error:
-        fail(one_line(error), code=1)
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):  # that a class of the user's should give
-            raise
-        fail(one_line(error))
-    except KeyboardInterrupt:
-        fail(INTERRUPTED, code=130)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C, after it has shut down what was running
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            fail(INTERRUPTED, code=130)
+    except (SFLError, MisconfigurationException, RuntimeError, KeyboardInterrupt, SystemExit) as error:
+        stop_for(error)
         raise
 
 

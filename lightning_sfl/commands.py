@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_sfl.config_words import one_line
+from lightning_sfl.console import shown
+from lightning_sfl.core.errors import ConfigError, DataError, SFLError
 from lightning_sfl.core.split import cuts
 from lightning_sfl.data.table import class_table, draw_classes, format_table
+from lightning_sfl.placement.ending import is_first_to_fail, leave
 
+INTERRUPTED = "interrupted; `fit --resume` with the run's folder goes on after the last finished round"
 ABOUT = """Compare split federated learning methods, one training loop for all of them. To begin:
 fit --config configs/methods/sfl.yaml. What a method can be told: fit --model.help SFL. Settings stand in configs, later
 ones overriding earlier ones, or are given as --name value. More commands: `sweep` trains a grid of
@@ -104,3 +112,37 @@ def write_predictions(batches: Iterable[Any], folder: Path) -> None:
         writer.writerow(["row", "prediction"])
         writer.writerows(enumerate(row for batch in batches for row in batch.tolist()))
     click.echo(f"wrote {path}")
+
+
+def show_results(trainer: Trainer) -> None:
+    """Where records, checkpoints and curves are; said by the first process."""
+    root = trainer.default_root_dir
+    folder = trainer.log_dir or root  # asks all processes
+    if trainer.is_global_zero:
+        click.echo(f"records, checkpoints and config: {shown(folder)}")
+        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+            click.echo(f"curves: tensorboard --logdir {shown(root)}")
+
+
+def stop_for(error: BaseException) -> None:
+    """End with one line where the error is for the user to mend, or was Ctrl-C; return where it is none of these.
+
+    Lightning answers Ctrl-C with an exit of its own, after it has shut down what was running; and it raises a bare
+    RuntimeError where early stopping is to watch what nobody logs, as a class of the user's may.
+    """
+    left = error.__context__ if isinstance(error, SystemExit) else error
+    early = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
+    if isinstance(left, KeyboardInterrupt):
+        stop(INTERRUPTED, code=130)
+    if isinstance(error, ConfigError | DataError | MisconfigurationException) or early:
+        stop(one_line(error), code=2)
+    if isinstance(error, SFLError):
+        stop(one_line(error), code=1)
+
+
+def stop(message: str, code: int) -> None:
+    """End all processes of the run; the first of them that cannot go on says why."""
+    if is_first_to_fail():
+        click.echo(f"error: {message}", err=True)
+    leave()
+    sys.exit(code)

@@ -12,15 +12,16 @@ from lightning_sfl.class_names import kind_of
 from lightning_sfl.core.errors import require
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-STRATEGIES = ("auto",)
+STRATEGIES = ("auto", "split")
 ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of the Trainer"
 
 # Options of Lightning's Trainer that would change what a round is: the values that do not, and why not others.
 TRAINER: dict[str, tuple[tuple[Any, ...], str]] = {
-    "precision": ((None, 32, "32", *PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
-    "strategy": (STRATEGIES, "only auto: this version trains in one process"),
-    "devices": ((1, "1"), "only 1: this version trains in one process"),
-    "num_nodes": ((1,), "only 1: this version trains in one process"),
+    "precision": (
+        (None, 32, "32", *PRECISIONS),
+        f"one of {', '.join(PRECISIONS)}; 16-mixed would scale what comes back through the cut twice",
+    ),
+    "strategy": (STRATEGIES, "only auto: the halves are placed by placement.mode"),
     "gradient_clip_val": ((None,), "only null: use model.client_clip and model.server_clip"),
     "gradient_clip_algorithm": ((None,), "only null: use model.client_clip and model.server_clip"),
     "accumulate_grad_batches": ((1,), "only 1: use model.batch_size"),
@@ -44,11 +45,21 @@ def check_trainer(trainer: Any) -> None:
         value = trainer[key]
         fits = any(value == fit and type(value) is type(fit) for fit in allowed)
         require(fits, f"trainer.{key}", value, why)
+    check_processes(trainer.devices, trainer.num_nodes)
     rounds, every, folder = trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.default_root_dir
     require(is_count(rounds), "trainer.max_epochs", rounds, "an integer >= 1: the number of rounds")
     require(rounds <= MOST, "trainer.max_epochs", rounds, f"at most {MOST:,}: all rounds are planned at the start")
     require(is_count(every), "trainer.check_val_every_n_epoch", every, "an integer >= 1")
     require(bool(folder), "trainer.default_root_dir", folder, "a folder for the runs")
+
+
+def check_processes(devices: Any, nodes: Any) -> None:
+    """Refuse what is no number of processes; which GPUs a list names is for Lightning to check."""
+    listed = isinstance(devices, list) and len(devices) > 0 and all(isinstance(each, int) for each in devices)
+    counted = is_count(devices) or (isinstance(devices, str) and devices.isdecimal() and int(devices) > 0)
+    known = listed or counted or devices in ("auto", -1, "-1")
+    require(known, "trainer.devices", devices, "an integer >= 1, a list of GPUs, or auto: one process for each")
+    require(is_count(nodes), "trainer.num_nodes", nodes, "an integer >= 1")
 
 
 def is_count(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(arguments: Sequence[str]) -> None:
     """Hand over to Lightning; end the process group, without which some good runs abort at exit."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that is gone is told in one line, not in forty
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import record
 

@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.core.errors import require
+from lightning_sfl.placement import Placement
+from lightning_sfl.placement.launch import honour, num_processes, strategy_for
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 20,
@@ -124,7 +126,11 @@ def run_loggers(root: str | Path, name: str, version: str | None = None) -> list
 
 
 def trainer(
-    max_epochs: int = 20, name: str = "run", callbacks: list[Callback] | None = None, **options: Any
+    max_epochs: int = 20,
+    name: str = "run",
+    callbacks: list[Callback] | None = None,
+    placement: Placement = Placement(),
+    **options: Any,
 ) -> Trainer:
     """Trainer for `max_epochs` rounds that records into runs/`name`/version_N.
 
@@ -132,11 +138,15 @@ def trainer(
         max_epochs: communication rounds.
         name: folder of the run's records under `default_root_dir`.
         callbacks: besides the default ones.
+        placement: which process has which half, where `devices` and `num_nodes`, or a launcher, make several.
         options: any argument of Lightning's Trainer.
     """
     from lightning_sfl.callbacks import default_callbacks
 
-    settings = {**DEFAULTS, **options, "max_epochs": max_epochs}
+    settings = {"num_nodes": 1, "accelerator": "auto", "precision": None, **DEFAULTS, **options}
+    settings["max_epochs"] = max_epochs
+    honour(settings)
+    settings.setdefault("strategy", strategy_for(placement, num_processes(settings)))
     if settings.get("logger") is None:
         settings["logger"] = run_loggers(settings["default_root_dir"], name)
     settings["plugins"] = [*settings.get("plugins", []), DurableCheckpointIO()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -17,3 +19,9 @@ def pull_towards(branch: nn.Module, master: State, strength: float) -> None:
     for name, tensor in state_of(branch).items():
         if tensor.is_floating_point():
             tensor.lerp_(master[name], strength / (1 + strength))
+
+
+def pull_all(branches: Iterable[nn.Module], master: nn.Module, strength: float) -> None:
+    """Pull every branch towards the master."""
+    for branch in branches:
+        pull_towards(branch, state_of(master), strength)

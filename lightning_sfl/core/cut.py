@@ -10,13 +10,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 Kind = Literal["smashed", "labels", "cut_gradients", "weights", "gradients", "scalars"]
 Direction = Literal["up", "down"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 Smashed = Tensor | tuple[Tensor, ...]
 
 
@@ -57,6 +59,16 @@ class Upload:
     @property
     def num_rows(self) -> int:
         return len(self.labels)
+
+    @property
+    def here(self) -> bool:
+        """Whether its tensors are in this process."""
+        return not isinstance(self.received, tuple) or len(self.received) > 0
+
+
+def elsewhere(slot: int, client_id: int, local_step: int, num_rows: int) -> Upload:
+    """An upload of so many rows that stays in another process."""
+    return Upload(slot, client_id, local_step, (), (), torch.empty(()).expand(num_rows))
 
 
 @dataclass
@@ -153,6 +165,14 @@ def cut_up(received: Smashed, sizes: Sequence[int]) -> list[Smashed]:
     """Joined data cut into stretches of so many rows, as copies that pass gradients back."""
     columns = [[stretch.clone() for stretch in part.split(list(sizes))] for part in parts(received)]
     return [like(received, row) for row in zip(*columns, strict=True)]
+
+
+def by_slot(uploads: Sequence[Upload]) -> list[list[Upload]]:
+    """Uploads in groups of one slot each, in the order in which slots and uploads come."""
+    groups: dict[int, list[Upload]] = {}
+    for upload in uploads:
+        groups.setdefault(upload.slot, []).append(upload)
+    return list(groups.values())
 
 
 def rows_of(uploads: Sequence[Upload]) -> int:

@@ -26,6 +26,10 @@ class NonFiniteError(SFLError, ArithmeticError):
     """A NaN or infinity met before it could reach the weights."""
 
 
+class PlacementError(SFLError, RuntimeError):
+    """Processes that lost each other: one died, hangs, or is at another place of the run."""
+
+
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise `ConfigError` that names key, value and what is allowed, unless the condition holds."""
     if not condition:
@@ -34,5 +38,5 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean X? ` or nothing; what follows should list the known names."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.55)
     return f"did you mean {close[0]}? " if close else ""

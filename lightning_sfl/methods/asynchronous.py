@@ -65,6 +65,7 @@ class AsynchronousMethod(SplitMethod):
         require(alone, "model_buffer", model_buffer, "null where participation is per_round: a round merges them all")
         self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
         self.client_momentum, self.moved_last = client_momentum, 0
+        self.handed_on = client_momentum == "shared"
         self.handed_in: list[tuple[State, float]] = []
         self.visits: Visits | None = None
 
@@ -140,13 +141,16 @@ class AsynchronousMethod(SplitMethod):
         if not visit.loaded or self.starts_merged:
             self.load_slot(slot)
             self.give_own(slot, visit.client)
-            self.receive_weights(slot)
+            if self.link.holds(slot):
+                self.receive_weights(slot)
             visit.loaded = True
         self.emit(events.ClientStart, slot, visit.client, self.slots[slot], None)
 
     def leave(self, slot: int) -> None:
         """A client hands in its half; another takes its place, unless the round is over."""
-        self.send_weights(slot)
+        self.bring([slot])
+        if self.link.holds(slot):
+            self.send_weights(slot)
         self.keep_own(slot, self.visits.in_slot[slot].client)
         weight = self.tell_end(slot, finished=True)
         self.handed_in.append(({name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}, weight))
@@ -167,6 +171,7 @@ class AsynchronousMethod(SplitMethod):
         return weight
 
     def end_clients(self, plan: Plan) -> None:
+        self.bring(sorted(self.visits.in_slot))
         for slot in sorted(self.visits.in_slot):
             self.tell_end(slot, finished=False)
 
@@ -174,6 +179,9 @@ class AsynchronousMethod(SplitMethod):
         states, weights = zip(*self.handed_in, strict=True)
         self.put_together(states, weights)
         self.handed_in.clear()
+
+    def begin(self, batches: Sequence[Batch]) -> None:
+        """Clients are loaded when they enter."""
 
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.population.take(batch.rows)

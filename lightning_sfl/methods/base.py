@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -34,7 +34,15 @@ from lightning_sfl.methods.module import Role
 
 
 class SplitMethod(MatchedSides):
-    """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does."""
+    """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
+
+    one_process: why there is nothing to deal to several processes; empty where there is.
+    whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
+    then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
+    """
+
+    one_process: ClassVar[str] = ""
+    whole_loss: str = "its server half learns from the uploads in turn, or from more than their rows"
 
     # --- what a method says -----------------------------------------------------------------------------------------
 
@@ -94,7 +102,7 @@ class SplitMethod(MatchedSides):
         self.population = self.data.population.to(self.device)
         self.boundary = Boundary()
         self.recall_memory()
-        self.watch(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self.watch(self.trainer.callbacks, here=self.link.watches)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One round. What Lightning's loader brings is a placeholder: clients draw their own rows."""
@@ -106,12 +114,13 @@ class SplitMethod(MatchedSides):
         with untouched_generators(self.device):
             if self.takes_place(self.current_epoch):
                 self.train_round(self.in_time(self.plan(self.current_epoch)))
-                scalars["train/loss"], scalars["train/acc"] = self.tally.read()
+                scalars["train/loss"], scalars["train/acc"] = self.link.read(self.tally)
                 self.learn_effort(self.current_epoch, scalars["train/loss"], scalars["train/acc"])
             else:
                 self.call_off(self.current_epoch)
         scalars |= {f"train/{role}_lr": rate for role, rate in self.learning_rates().items()}
         self.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, logger=False)
+        self.agree_on_steps()
         self.restart_optimizers()
         self.step_schedules()
 
@@ -127,6 +136,7 @@ class SplitMethod(MatchedSides):
 
     def train_round(self, plan: Plan) -> None:
         """Local steps until the plan is done, then the merge."""
+        self.link.start_round(plan.index)
         self.feed = Feed(self.population, plan)
         self.match(plan)
         self.steps_taken = Counter()
@@ -141,11 +151,16 @@ class SplitMethod(MatchedSides):
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
         scalars = {**self.attended, **self.work_scalars(), **self.matched_scalars(), **self.scalars()}
-        self.emit(events.RoundEnd, self.client_half, self.server_half, dict(self.boundary.traffic_bytes), scalars)
+        self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         """One local step of these clients, through the cut."""
-        self.download(self.answer(self.upload(batches)))
+        self.begin(batches)
+        held = [batch for batch in batches if self.link.holds(batch.slot)]
+        answers = self.link.serve(batches, self.upload(held), self.answer)
+        if not self.link.serves:
+            self.step("server")  # moves nothing, as there are no gradients here: schedules want to see steps
+        self.download(answers)
 
     def scalars(self) -> dict[str, float]:
         """What the method itself keeps count of, by tag; told at the end of every round."""
@@ -165,10 +180,12 @@ class SplitMethod(MatchedSides):
 
     def end_clients(self, plan: Plan) -> None:
         """Every participant hands in what it trained, unless it is late."""
+        self.hand_in(range(len(plan.participants)))
         for slot, (client, weight) in enumerate(zip(plan.participants, self.weights(plan), strict=True)):
             half, private, rows = self.slots[slot], self.private_server(slot), plan.num_rows[slot]
             if slot not in plan.late:
-                self.send_weights(slot)
+                if self.link.holds(slot):
+                    self.send_weights(slot)
                 self.keep_own(slot, client)
             steps, finished = self.steps_taken[slot], slot not in plan.late
             self.emit(events.ClientEnd, slot, client, half, private, rows, steps, weight, finished)
@@ -202,7 +219,8 @@ class SplitMethod(MatchedSides):
             f"cut: {self.split.certificate.describe()}",
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
             *([f"matched: {self.dynamics.said()}"] if self.dynamics.matched else []),
-            f"placement: local, one process on {self.device}, {torch.get_num_threads()} CPU threads",
+            *(f"with: {', '.join(said)}" for said in [self.options_of_family()] if said),
+            f"placement: {self.link.describe()} on {self.device}",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",
         ]

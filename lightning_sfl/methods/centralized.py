@@ -18,6 +18,7 @@ class Centralized(SplitMethod):
     """One pooled client, which is client 0; nothing crosses the cut, which only says what each optimizer steps."""
 
     name = "centralized"
+    one_process = "all rows are trained on in one place"
     one_at_a_time = True
     chooses = False
     why_not_local = why_only_averaged = why_full = "there are no clients"

@@ -25,6 +25,7 @@ class Engine(Paced):
         client_engine: run the halves of a step's clients one after another in a `loop`, or `stacked`, in one stroke:
             faster for small networks and batches, the same up to rounding, and only for chains of convolutions,
             pooling, dense layers and activations, without dropout and batch normalisation.
+        compile: run both halves through torch.compile, which pays for large networks only: it takes a while to begin.
         kwargs: options of `SplitModule`.
     """
 
@@ -34,17 +35,20 @@ class Engine(Paced):
         cut_layer: str,
         *,
         client_engine: Literal["loop", "stacked"] = "loop",
+        compile: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, cut_layer, **kwargs)
         require(client_engine in ("loop", "stacked"), "client_engine", client_engine, "loop or stacked")
-        self.stacked = client_engine == "stacked"
+        self.stacked, self.compiled = client_engine == "stacked", compile
         why = f"loop, since in {self.method_name} one client steps at a time"
         require(not (self.stacked and self.one_at_a_time), "client_engine", client_engine, why)
 
     def cut(self, example: Tensor) -> None:
         """Cut the network, and see that its halves can be run as asked."""
         super().cut(example)
+        for half in [self.client_half, self.server_half, *self.slots, *self.server_slots] if self.compiled else ():
+            half.compile()  # in place: the names of parameters stay
         if self.stacked:
             self.client_stack = stack_of(self.client_half, example)
             if self.server_copies:

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sfl.core.errors import require
+from lightning_sfl.core.link import Link
 from lightning_sfl.methods.persistence import PersistentModule
 
 
@@ -19,6 +20,7 @@ class EvaluatedModule(PersistentModule):
     """Logits, loss and accuracy of server half after client half."""
 
     backbone: tuple[nn.Module]
+    link: Link = Link()
 
     @property
     def data(self) -> Any:
@@ -48,12 +50,14 @@ class EvaluatedModule(PersistentModule):
         """Fresh metrics; `dataset` names the rows they are about and becomes the tag's first part."""
         classes = self.data.num_classes
         self.meters: dict[str, Metric] = {
-            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro").to(self.device),
-            f"{dataset}/loss": MeanMetric().to(self.device),
+            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(self.device),
+            f"{dataset}/loss": MeanMetric(sync_on_compute=False).to(self.device),
         }
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Feed one batch (inputs, labels) to the metrics."""
+        """Feed one batch (inputs, labels) to the metrics; in training the first process does it alone."""
+        if not self.link.watches:
+            return
         x, labels = batch
         logits = self(x)
         accuracy, loss = self.meters.values()
@@ -63,7 +67,8 @@ class EvaluatedModule(PersistentModule):
     def log_meters(self) -> None:
         """Hand the metrics to Lightning; in training the round's record takes them to the loggers."""
         training = self.trainer.state.fn == "fit"
-        self.log_dict({tag: meter.compute() for tag, meter in self.meters.items()}, logger=not training)
+        known = [float(meter.compute()) if self.link.watches else 0.0 for meter in self.meters.values()]
+        self.log_dict(dict(zip(self.meters, self.link.from_server(known), strict=True)), logger=not training)
 
     def on_validation_epoch_start(self) -> None:
         self.on_evaluation_start(self.data.eval_set)

@@ -30,6 +30,7 @@ class FedAvg(SplitMethod):
     name = "fedavg"
     server_copies = True
     whole_on_client = True
+    whole_loss = ""
 
     def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
         super().__init__(

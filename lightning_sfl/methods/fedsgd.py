@@ -9,7 +9,7 @@ from Decentralized Data", AISTATS 2017, section 2. With plain SGD it is FedAvg w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class FedSGD(SplitMethod):
     why_same_work = "there is no local training"
     server_copies = True
     whole_on_client = True
+    whole_loss = "its one step needs the gradients of all clients"
 
     def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
         super().__init__(
@@ -50,6 +51,17 @@ class FedSGD(SplitMethod):
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         self.backward_uncut(batches)
+
+    def live(self, slot: int) -> list[Tensor | None]:
+        """Gradients travel between processes as well, and buffers, which have none."""
+        gradients = [gradient for module in self.owned(slot) for gradient in gradients_of(module).values()]
+        return [*gradients, *(buffer for module in self.owned(slot) for buffer in buffers_of(module).values())]
+
+    def bring(self, slots: Iterable[int]) -> None:
+        """Make room for the gradients of slots that are held elsewhere, which have the same as those held here."""
+        if not self.link.alone:
+            self.make_room(slots)
+        super().bring(slots)
 
     def send_weights(self, slot: int) -> None:
         """Gradients travel up, not weights; buffers, which have no gradient, as they are."""

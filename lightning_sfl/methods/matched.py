@@ -9,21 +9,20 @@ Nothing here is done unless it is asked for. A method knows nothing of it but fo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_sfl.core.cut import Reply, Upload, averaged_over
+from lightning_sfl.core.cut import Reply, Upload, averaged_over, by_slot
 from lightning_sfl.core.dynamics import AS_PUBLISHED, Dynamics
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.core.server_groups import ServerGroups, ServerTurn
-from lightning_sfl.methods.sides import Sides
+from lightning_sfl.methods.uncut import UncutSteps
 
 
-class MatchedSides(Sides):
+class MatchedSides(UncutSteps):
     """What happens between uploads and replies.
 
     Args:
@@ -113,7 +112,7 @@ class MatchedSides(Sides):
         """Step the server halves whose runs end with these uploads."""
         if self.groups is None:
             return
-        met = Counter(upload.slot if self.server_copies else 0 for upload in uploads)
+        met = {each[0].slot: 1 for each in by_slot(uploads)} if self.server_copies else {0: len(uploads)}
         over = [branch for branch, count in met.items() if self.groups.meet(branch, count)]
         if over:
             self.step_groups(over)

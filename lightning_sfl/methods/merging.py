@@ -91,6 +91,8 @@ class Merging(OwnNorms):
     def aggregated(self, states: Sequence[State], anchor: State, weights: Sequence[float]) -> State:
         """What the aggregator makes of these states, which are near the anchor."""
         self.check_enough(len(states))
+        if self.link.in_parts:
+            return self.link.average(states, weights, anchor, buffers_of(self.merged_halves()), self.bn_buffers)
         return self.aggregator.merge(states, anchor, weights, buffers_of(self.merged_halves()), self.bn_buffers)
 
     # --- the merged update as a gradient ----------------------------------------------------------------------------

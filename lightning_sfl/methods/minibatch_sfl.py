@@ -45,6 +45,7 @@ class MiniBatchSFL(SplitMethod):
     """
 
     name = "minibatch_sfl"
+    whole_loss = ""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class MiniBatchSFL(SplitMethod):
             require(by_rows, "weighting", self.weighting, "rows where batch_alloc is proportional")
         self.client_gradient_scale, self.separate_forward = client_gradient_scale, separate_forward
         self.batch_alloc = batch_alloc
+        self.whole_loss = "separate_forward looks at each client alone" if separate_forward else ""
 
     def plan(self, index: int) -> Plan:
         if self.batch_alloc == "equal":

@@ -18,15 +18,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.core.branches import pull_towards
-from lightning_sfl.core.cut import Reply, Smashed, Upload, cut_up, rows_of
+from lightning_sfl.core.branches import pull_all
+from lightning_sfl.core.cut import Reply, Smashed, Upload, by_slot, cut_up, rows_of
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.evaluation import evaluated
 from lightning_sfl.core.replay import BY_DEFAULT, Replay
 from lightning_sfl.core.replay_desk import ReplayDesk
 from lightning_sfl.core.rounds import Batch, ClientOrder, Plan
 from lightning_sfl.core.server_groups import ServerTurn
-from lightning_sfl.core.state import load_state, squared_gradient_norm, state_of
+from lightning_sfl.core.state import load_state, state_of
 from lightning_sfl.methods.base import SplitMethod
 
 
@@ -64,9 +64,8 @@ class MultiSFL(SplitMethod):
         super().__init__(backbone, cut_layer, weighting="uniform", **kwargs)
         require(branches is None or branches >= 1, "branches", branches, "an integer >= 1, or null")
         require(0 <= pull < float("inf"), "pull", pull, "a finite number >= 0")
-        self.branches, self.pull = branches, pull
+        self.branches, self.pull, self.persist_client_optimizer = branches, pull, persist_client_optimizer
         self.client_forward, self.server_forward = client_forward, server_forward
-        self.persist_client_optimizer = persist_client_optimizer
         self.work = replace(self.work, drop_last=True)
         self.desk = ReplayDesk(replay, self.work, self.seed)
 
@@ -79,17 +78,23 @@ class MultiSFL(SplitMethod):
         super().train_round(plan)
 
     def load_slot(self, slot: int) -> None:
-        """A branch goes on from where it stands."""
-        if self.starts_merged:
+        if self.starts_merged:  # else a branch goes on from where it stands
             super().load_slot(slot)
 
     def sent_instead(self, batch: Batch, x: Tensor) -> Smashed | None:
         return evaluated(self.slots[batch.slot], x) if self.client_forward == "double_eval" else None
 
+    def begin(self, batches: Sequence[Batch]) -> None:
+        super().begin(batches)
+        self.desk.ask(batches)
+
+    def upload(self, batches: Sequence[Batch]) -> list[Upload]:
+        return [each for up in super().upload(batches) for each in (up, *self.desk.replayed(up, self.slots[up.slot]))]
+
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
-        groups = [[upload, *self.desk.replayed(upload, self.slots[upload.slot])] for upload in uploads]
+        groups = by_slot(uploads)
         answers = {id(answer.upload): answer for answer in self.train_server(groups)}
-        return [replace(answers[id(group[0])], replayed=rows_of(group[1:])) for group in groups]
+        return [replace(answers[id(own)], replayed=rows_of(replayed)) for own, *replayed in groups]
 
     def server_logits(self, uploads: Sequence[Upload], received: Smashed) -> Tensor:
         if self.server_forward == "joint" or len(uploads) == 1:
@@ -99,17 +104,13 @@ class MultiSFL(SplitMethod):
 
     def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
         super().move_server(stepped, cut_gradients)
-        for turn in stepped:
-            self.desk.note_step(turn.branch, squared_gradient_norm(turn.half))
+        self.desk.note_steps(stepped)
 
     def merge(self, plan: Plan) -> None:
         super().merge(plan)
-        for halves, master in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
-            for branch in halves[: self.num_branches]:
-                pull_towards(branch, state_of(master), self.pull)
-        self.desk.end_round(self.learning_rates()["server"])
-
-    # --- what lasts -------------------------------------------------------------------------------------------------
+        for branches, master in ((self.slots, self.client_half), (self.server_slots, self.server_half)):
+            pull_all(branches[: self.num_branches], master, self.pull)
+        self.desk.end_round(*self.link.from_server([self.learning_rates()["server"] * self.desk.mean_square()]))
 
     @property
     def num_slots(self) -> int:

@@ -25,6 +25,7 @@ from lightning_sfl.methods.module import Role
 class ProjectingMethod(SplitMethod):
     """One step of the server optimizer a round moves both halves; all of a client's rows make its one gradient."""
 
+    one_process = "the scalars of all clients are made in one place"
     why_not_local = "clients send scalars and keep no weights"
     why_only_averaged = "`robust` says what becomes of clients' scalars"
     why_not_moved = "server_optimizer takes the step"
@@ -80,6 +81,7 @@ class ProjectingMethod(SplitMethod):
     def project(self, batches: Sequence[Batch], sets: Sequence[Directions]) -> Tensor:
         """Each client's true scalars; those who share a set are projected in one pass over it."""
         if self.projection != "grad":
+            self.begin(batches)
             return torch.stack([self.project_forward(*each) for each in zip(batches, sets, strict=True)])
         self.backward_uncut(batches)
         gradients = [flat([p.grad for p in own], own) for own in map(self.parameters_at, batches)]

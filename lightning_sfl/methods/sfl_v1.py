@@ -29,6 +29,7 @@ class SFLV1(SplitMethod):
 
     name = "sfl_v1"
     server_copies = True
+    whole_loss = ""
 
     def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
         super().__init__(backbone, cut_layer, persist_server_optimizer=False, **kwargs)

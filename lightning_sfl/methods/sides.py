@@ -8,22 +8,20 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core import events
-from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, join, parts, raw_of, replies, state_bytes
+from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, parts, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
 from lightning_sfl.core.rounds import Batch, Feed
-from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
-from lightning_sfl.methods.engine import Engine
 from lightning_sfl.methods.module import Role
+from lightning_sfl.methods.server_side import ServerSide
 
 
-class Sides(Engine):
+class Sides(ServerSide):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     boundary: Boundary
@@ -42,7 +40,8 @@ class Sides(Engine):
         """Load a client into its slot, when its first turn comes."""
         self.load_slot(batch.slot)
         self.give_own(batch.slot, batch.client_id)
-        self.receive_weights(batch.slot)
+        if self.link.holds(batch.slot):
+            self.receive_weights(batch.slot)
         half, private = self.slots[batch.slot], self.private_server(batch.slot)
         self.emit(events.ClientStart, batch.slot, batch.client_id, half, private)
 
@@ -56,14 +55,20 @@ class Sides(Engine):
         """Count what a participant gets at the start of its round."""
         self.boundary.count("weights", "down", self.owned_bytes)
 
+    def begin(self, batches: Sequence[Batch]) -> None:
+        """Load the clients whose first turn this is, wherever they are trained."""
+        for batch in batches:
+            if batch.local_step == 0:
+                self.start_client(batch)
+
     def take_turn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of one batch; at its first one the client is loaded."""
-        if batch.local_step == 0:
-            self.start_client(batch)
+        """Inputs and labels of one batch."""
         return self.feed.take(batch)
 
     def upload(self, batches: Sequence[Batch]) -> list[Upload]:
-        """Run each client half on its batch and send what leaves it."""
+        """Run each client half on its batch and send what leaves it; of one client, the first upload is answered."""
+        if not batches:
+            return []
         inputs, labels = zip(*[self.take_turn(batch) for batch in batches], strict=True)
         instead = [self.sent_instead(*each) for each in zip(batches, inputs, strict=True)]
         smashed = self.forward_clients(batches, inputs)
@@ -79,24 +84,29 @@ class Sides(Engine):
     def download(self, answers: Sequence[Reply]) -> None:
         """All clients backpropagate their answers, in one walk through their graphs, and take one step."""
         pairs: list[tuple[Tensor, Tensor]] = []
-        for answer in answers:
-            self.boundary.download(answer.sent)
+        for answer in self.shown_answers(answers):
             self.emit_cut_gradient(answer)
-            pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
-        roots, gradients = zip(*[(root, gradient) for root, gradient in pairs if root.requires_grad], strict=True)
+        for answer in answers:
+            if self.link.holds(answer.upload.slot):
+                self.boundary.download(answer.sent)
+                pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
+        learning = [(root, gradient) for root, gradient in pairs if root.requires_grad]
         self.forget_gradients(self.stepped["client"])
-        self.walk_back(roots, gradients)
-        self.step_clients([answer.upload for answer in answers], gradients)
+        if learning:
+            self.walk_back(*map(list, zip(*learning, strict=True)))
+        self.step_clients([answer.upload for answer in answers], [gradient for _, gradient in learning])
 
     def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
         """One optimizer step of all active clients: torch leaves slots without gradients alone."""
         seen = tuple(self.client_turn(turn) for turn in turns)
-        self.emit(events.ClientBackward, seen)
-        owned = [self.owned(turn.slot) for turn in seen]
-        self.guard_step(owned, [turn.client_id for turn in seen], "client", cut_gradients)
+        held = [turn for turn in seen if self.link.holds(turn.slot)]
+        self.tell_backward(seen)
+        owned = [self.owned(turn.slot) for turn in held]
+        self.guard_step(owned, [turn.client_id for turn in held], "client", cut_gradients)
         self.step("client")
         for turn in seen:
             self.steps_taken[turn.slot] += 1
+        self.show([turn.slot for turn in seen], events.ClientStep.handler)
         self.emit(events.ClientStep, seen)
 
     def client_turn(self, turn: Batch | Upload) -> events.Turn:
@@ -105,19 +115,7 @@ class Sides(Engine):
             turn.slot, turn.client_id, self.slots[turn.slot], self.private_server(turn.slot), turn.num_rows
         )
 
-    # --- without a cut ----------------------------------------------------------------------------------------------
-
-    def backward_uncut(self, batches: Sequence[Batch]) -> None:
-        """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
-        inputs, labels = zip(*[self.take_turn(batch) for batch in batches], strict=True)
-        outputs = self.forward_privates(batches, self.forward_clients(batches, inputs))
-        answered = zip(batches, outputs, labels, strict=True)
-        losses = [self.observed_loss(logits, y, [batch.client_id], "client") for batch, logits, y in answered]
-        for parameters in self.parameters_of.values():
-            self.forget_gradients(parameters)
-        self.walk_back(losses)
-
-    # --- the server's side ------------------------------------------------------------------------------------------
+    # --- what a client holds ----------------------------------------------------------------------------------------
 
     def owned(self, slot: int) -> list[nn.Module]:
         """What the client in this slot holds and trains itself."""
@@ -127,54 +125,6 @@ class Sides(Engine):
     def owned_bytes(self) -> int:
         """Bytes of the weights that a client receives, and sends, in a round."""
         return sum(map(state_bytes, self.owned(0)))
-
-    def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
-        """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
-
-        Each group is one joined batch through the server half of its first slot, so several groups make sense only
-        where slots have private copies. Cut gradients are with respect to the server half before the step.
-        """
-        answers = self.backward_server(groups)
-        self.step_server([self.server_turn(uploads) for uploads in groups], raw_of(answers))
-        return answers
-
-    def backward_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
-        """What `train_server` does before the step: fresh server gradients, and the answers."""
-        joined = [join(uploads) for uploads in groups]
-        outputs = self.forward_servers(groups, joined)
-        losses = [self.server_loss(*each) for each in zip(groups, outputs, strict=True)]
-        self.forget_gradients(self.stepped["server"])
-        self.walk_back(losses)
-        answered = zip(groups, joined, outputs, strict=True)
-        return [reply for uploads, received, logits in answered for reply in replies(uploads, received, logits)]
-
-    def server_loss(self, uploads: Sequence[Upload], logits: Tensor) -> Tensor:
-        """Mean loss of one group."""
-        labels = torch.cat([upload.labels for upload in uploads])
-        if self.watchers["on_cut_gradient"]:
-            logits.retain_grad()
-        sizes = [upload.num_rows for upload in uploads]
-        return self.observed_loss(logits, labels, [upload.client_id for upload in uploads], "server", sizes)
-
-    def step_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
-        """Server halves have their gradients: they move, unless other uploads are to have a part in the step."""
-        self.move_server(stepped, cut_gradients)
-
-    def move_server(self, stepped: Sequence[ServerTurn], cut_gradients: Sequence[Tensor] = ()) -> None:
-        """Check, clip and step server halves; what is about to be sent back is checked with them."""
-        for turn in stepped:
-            self.emit(events.ServerBackward, *turn)
-        clients = [client for turn in stepped for client in turn.client_ids]
-        self.guard_step([[turn.half] for turn in stepped], clients, "server", cut_gradients)
-        self.step("server")
-        for turn in stepped:
-            self.emit(events.ServerStep, *turn)
-
-    def server_turn(self, turns: Sequence[Batch | Upload]) -> ServerTurn:
-        """Who is about to move which server half."""
-        branch = turns[0].slot if self.server_copies else 0
-        clients = tuple(turn.client_id for turn in turns)
-        return ServerTurn(branch, clients, sum(turn.num_rows for turn in turns), self.server_of(branch))
 
     # --- both sides -------------------------------------------------------------------------------------------------
 

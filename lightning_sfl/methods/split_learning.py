@@ -30,7 +30,7 @@ class SplitLearning(SplitMethod):
         return plan.sequential()
 
     def start_of(self, slot: int) -> nn.Module:
-        return self.slots[slot - 1] if slot > 0 and not self.starts_merged else self.client_half
+        return self.brought(slot - 1) if slot > 0 and not self.starts_merged else self.client_half
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         return self.train_server([uploads])

@@ -78,6 +78,7 @@ class USFL(SplitMethod):
         self.server_batch_size, self.batch_schedule = server_batch_size, batch_schedule
         self.additional_epochs = additional_epochs
         self.balancing, self.gradient_shuffle = balancing.checked(), gradient_shuffle.checked()
+        self.whole_loss = "gradient_shuffle moves rows" if self.gradient_shuffle.strategy != "none" else ""
         self.scale_client_gradient = scale_client_gradient
         if scale_server_lr:
             optimizer, scheduler = self.factories["server"]

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_sfl.core.adaptive import FedYogi
+from lightning_sfl.core.aggregators import Median
+from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.effort import Decay, Effort, EpsilonGreedy, Plateau, UpperConfidence
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, RoundEnd
@@ -75,6 +78,13 @@ def test_an_effort_that_served_before_begins_anew() -> None:
     effort = Plateau(1)
     stories = [run(SFL, effort, 5, client_optimizer=sgd(0.5))[1].losses for _ in range(2)]
     assert stories[0] == stories[1]
+
+
+def test_the_first_screen_says_what_is_not_as_by_default() -> None:
+    options = {"aggregator": Median(), "merge_optimizer": FedYogi, "attendance": Attendance(availability=0.9, quorum=2)}
+    lines = run(SFL, Decay(0.5), **options)[0].describe()
+    assert "with: aggregator Median, merge_optimizer FedYogi, effort Decay, availability 0.9, quorum 2" in lines
+    assert not any(line.startswith("with: ") for line in run(SFL, None)[0].describe())
 
 
 @pytest.mark.parametrize("cls", SAME)

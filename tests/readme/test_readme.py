@@ -43,7 +43,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path) -> str:
-    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    beside = Path(sys.executable).parent
+    known = {"python": sys.executable, "fabric": str(beside / "fabric")}
+    words = [known.get(word, word) for word in shlex.split(command)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
