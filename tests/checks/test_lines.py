@@ -20,6 +20,7 @@ from lightning_sfl.checks.lines import CHECKS
 from lightning_sfl.core.cut import Reply, Upload
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.rounds import Plan
+from lightning_sfl.core.state import State
 from lightning_sfl.methods import GAS, SFL, MiniBatchSFL, SplitMethod
 from tests.equivalence.test_one_client import forked
 from tests.tiny import METHODS, Rows, build, network, rows, sgd, stretches
@@ -220,12 +221,11 @@ class Unequal(SFL):
     def weights(self, plan: Plan) -> list[float]:
         return [weight + 1e-3 * slot for slot, weight in enumerate(super().weights(plan))]
 
-    def average(self, plan: Plan, halves: nn.ModuleList, into: nn.Module) -> None:
-        super().average(plan, halves, into)
-        total = sum(self.weights(plan))
+    def put_together(self, states: Sequence[State], weights: Sequence[float]) -> None:
+        super().put_together(states, weights)
         with torch.no_grad():
-            for parameter in into.parameters():
-                parameter.mul_(1 + 1e-3 * total)
+            for parameter in self.merged_halves().parameters():
+                parameter.mul_(1 + 1e-3 * sum(weights))
 
 
 class Boastful(SFL):

@@ -14,7 +14,7 @@ from lightning_sfl.methods import USFL, Mix2SFL, SplitMethod
 from tests.cli.terminal import SMALL, Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
-ENOUGH = [*SMALL, "--data.source.rows=300"]
+ENOUGH = [*SMALL, "--data.source.rows=300", "--cut_scale.every=1"]
 
 
 def last_round(terminal: Terminal) -> dict[str, Any]:

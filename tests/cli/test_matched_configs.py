@@ -20,7 +20,7 @@ from tests.tiny import build, differing, fit, network, rows, whole
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "--config=configs/experiments/demo.yaml"
-ENOUGH = [*SMALL, "--data.source.rows=300", "--model.local_steps=5"]
+ENOUGH = [*SMALL, "--data.source.rows=300", "--model.local_steps=5", "--cut_scale.every=1"]
 COPIES = {"SFLV1": 2, "MultiSFL": 2}
 ARMS = ("dynamics_published", "matched_scale", "matched_start", "matched_steps", "matched_all")
 GRID: list[Any] = yaml.safe_load((ROOT / "configs/experiments/dynamics_digits.yaml").read_text())["grid"]["run"]

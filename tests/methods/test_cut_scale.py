@@ -60,7 +60,7 @@ def measured(
     cls: type[SplitMethod], data: Any = None, rounds: int = 1, **options: Any
 ) -> tuple[dict[str, float], Recorder]:
     """scale_rel of each client in a round, and the round's events."""
-    watcher, recorder = CutScale(), Recorder()
+    watcher, recorder = CutScale(every=1), Recorder()
     net, cut_layer = options.pop("net", (None, "relu1"))
     fit(build(cls, net, cut_layer, **options), data or rows((5, 4, 9)), rounds, [watcher, recorder])
     return watcher.found.get("scale_rel", {}), recorder
