@@ -104,6 +104,8 @@ class SFLCLI(LightningCLI):
         """Refuse what cannot work before anything is built."""
         torch.set_num_threads(self._get(self.config, "threads"))
         settings = self.config[self.subcommand]
+        given = settings.trainer.callbacks
+        settings.trainer.callbacks = given if given is None or isinstance(given, list) else [given]
         honour(settings.trainer)
         check_trainer(settings.trainer)
         check_modes(settings.trainer.callbacks)

@@ -224,3 +224,9 @@ def test_the_newest_two_checkpoints_and_the_best_stay(terminal: Terminal) -> Non
         assert len(found) == 3
         assert found[0].startswith("best-")
         assert found[1:] == [f"round-{done:06d}" for done in (rounds - 2, rounds - 1)]
+
+
+def test_one_callback_needs_no_list(terminal: Terminal) -> None:
+    alone = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/acc", "--trainer.callbacks.mode=max"]
+    code, _, err = terminal.types("fit", SFL, *SMALL, *alone)
+    assert code == 0, err
