@@ -39,10 +39,10 @@ demo: $(READY) ## train SFL on handwritten digits, test it, compare seven method
 	@echo 'Again: make demo trains the first run anew and leaves finished runs of the comparison alone.'
 
 test: $(READY) ## the quick tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m 'not slow'
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow'
 
 test-all: $(READY) ## all tests
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: $(READY) ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
