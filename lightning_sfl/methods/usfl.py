@@ -69,14 +69,13 @@ class USFL(SplitMethod):
     ) -> None:
         known = ("rows", "samples", "uniform", "label_capped")
         require(weighting in known, "weighting", weighting, f"one of {known}")
-        weights_of_base = "samples" if weighting == "label_capped" else weighting
-        super().__init__(backbone, cut_layer, weighting=weights_of_base, **kwargs)
-        self.label_capped = weighting == "label_capped"
-        enough = server_batch_size is None or server_batch_size >= 1
-        require(enough, "server_batch_size", server_batch_size, "an integer >= 1, or null")
+        own = weighting == "label_capped"
+        super().__init__(backbone, cut_layer, weighting="samples" if own else weighting, **kwargs)
+        self.label_capped, self.additional_epochs = own, additional_epochs
+        sized = server_batch_size is None or server_batch_size >= 1
+        require(sized, "server_batch_size", server_batch_size, "an integer >= 1, or null")
         require(batch_schedule in ("dynamic", "fixed"), "batch_schedule", batch_schedule, "dynamic or fixed")
         self.server_batch_size, self.batch_schedule = server_batch_size, batch_schedule
-        self.additional_epochs = additional_epochs
         self.balancing, self.gradient_shuffle = balancing.checked(), gradient_shuffle.checked()
         self.whole_loss = "gradient_shuffle moves rows" if self.gradient_shuffle.strategy != "none" else ""
         self.scale_client_gradient = scale_client_gradient
