@@ -21,7 +21,9 @@ from lightning_sfl.methods import (
     SFLV2,
     USFL,
     Centralized,
+    FedAsync,
     FedAvg,
+    FedBuff,
     FedSGD,
     HoloGrad,
     MiniBatchSFL,
@@ -37,7 +39,7 @@ from tests.tiny import build, network, rows
 
 ALWAYS = [SFLV1, FedAvg]
 IN_SUMS = [MiniBatchSFL, USFL]
-NEVER = [SFL, SFLV2, SplitLearning, Mix2SFL, MultiSFL, GAS, FedSGD]
+NEVER = [SFL, SFLV2, SplitLearning, Mix2SFL, MultiSFL, GAS, FedSGD, FedAsync, FedBuff]
 
 
 def mode(cls: type[SplitMethod], asked: Any = "auto", net: nn.Module | None = None, **options: Any) -> str:

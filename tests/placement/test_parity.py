@@ -23,11 +23,13 @@ FEW = [
     "USFL:roles:rich:dropout",
     "MultiSFL:roles:rich",
     "GAS:gathered:rich:dropout",
+    "FedBuff:roles:rich:dropout",
     "FedSGD:roles:norm",
     "MiniBatchSFL:sharded",
     "SFLV1:sharded:dropout:norm:double",
 ]
 METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "USFL", "Mix2SFL", "MultiSFL", "GAS", "FedAvg")
+METHODS += ("FedAsync", "FedBuff")
 MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in (*METHODS, "FedSGD") for mode in ("gathered", "roles")]
 MATRIX += [f"{name}:{mode}:adam" for name in METHODS for mode in ("gathered", "roles")]
 SHARDED = ["MiniBatchSFL:sharded", "USFL:sharded", "SFLV1:sharded:dropout", "FedAvg:sharded:dropout"]
@@ -62,7 +64,7 @@ def test_every_method_in_every_mode(processes: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "method", ["SFL:{}:norm", "USFL:{}:rich", "MultiSFL:{}:rich", "MultiSFL:{}:adam", "GAS:{}:rich"]
+    "method", ["SFL:{}:norm", "USFL:{}:rich", "MultiSFL:{}:rich", "MultiSFL:{}:adam", "GAS:{}:rich", "FedBuff:{}:rich"]
 )
 def test_a_checkpoint_of_two_goes_on_in_one_and_then_in_three(method: str, tmp_path: Path) -> None:
     alone, two, one, three = (str(tmp_path / f"{name}.ckpt") for name in ("alone", "two", "one", "three"))
