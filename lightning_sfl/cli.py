@@ -41,7 +41,7 @@ from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
 from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
-from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
+from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, beside, run_loggers
 
 
 class SFLCLI(LightningCLI):
@@ -145,8 +145,8 @@ class SFLCLI(LightningCLI):
         """Add loggers in the run's folder, durable checkpoints, and what a resumed run goes on from."""
         settings = self._get(self.config_init, "trainer")
         if self.subcommand == "fit":
-            if settings.logger in (None, True):
-                kwargs["logger"] = self.loggers(settings.default_root_dir)
+            if settings.logger is not False:
+                kwargs["logger"] = beside(settings.logger, lambda: self.loggers(settings.default_root_dir))
             settings.callbacks = [*(settings.callbacks or []), KeepBest(), callbacks.FirstScreen()]
         else:
             kwargs["logger"] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
@@ -46,11 +47,20 @@ def check_trainer(trainer: Any) -> None:
         fits = any(value == fit and type(value) is type(fit) for fit in allowed)
         require(fits, f"trainer.{key}", value, why)
     check_processes(trainer.devices, trainer.num_nodes)
+    check_loggers(trainer.logger)
     rounds, every, folder = trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.default_root_dir
     require(is_count(rounds), "trainer.max_epochs", rounds, "an integer >= 1: the number of rounds")
     require(rounds <= MOST, "trainer.max_epochs", rounds, f"at most {MOST:,}: all rounds are planned at the start")
     require(is_count(every), "trainer.check_val_every_n_epoch", every, "an integer >= 1")
     require(bool(folder), "trainer.default_root_dir", folder, "a folder for the runs")
+
+
+def check_loggers(given: Any) -> None:
+    """Refuse a logger whose package is not there: the parser would only say that it is no logger."""
+    for entry in given if isinstance(given, list) else [given]:
+        path = str(entry.get("class_path")) if isinstance(entry, Namespace) else ""
+        there = not path.endswith(".WandbLogger") or find_spec("wandb") is not None
+        require(there, "trainer.logger", "WandbLogger", 'only with its package: pip install "lightning_sfl[wandb]"')
 
 
 def check_processes(devices: Any, nodes: Any) -> None:

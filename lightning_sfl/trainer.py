@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,15 @@ def run_loggers(root: str | Path, name: str, version: str | None = None) -> list
     require(plain or not ours, "name", name, "letters, digits, `_`, `-` and `.`: it becomes a folder")
     board = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
     return [board, CSVLogger(root, name=name, version=board.version)]
+
+
+def beside(given: Any, ours: Callable[[], list[Logger]]) -> list[Logger]:
+    """Ours, and those that were asked for besides; not ours where one of their kinds is among those: it has the folder.
+
+    given: a logger, several, or None or True for ours alone.
+    """
+    others = [logger for logger in (given if isinstance(given, list) else [given]) if isinstance(logger, Logger)]
+    return others if any(isinstance(each, (CSVLogger, TensorBoardLogger)) for each in others) else [*ours(), *others]
 
 
 def trainer(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import Weighting
-from lightning_sfl.core.clock import ALEXNET, CELL, Cell, durations
+from lightning_sfl.core.clock import CELL, Cell, durations
 from lightning_sfl.core.cut import Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Batch, Plan, in_order
@@ -60,13 +60,13 @@ class AsynchronousMethod(SplitMethod):
         staleness: Staleness | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, cut_layer, weighting=weighting, **kwargs)
+        super().__init__(backbone, cut_layer, weighting=weighting, cell=cell, **kwargs)
         require(model_buffer is None or model_buffer >= 1, "model_buffer", model_buffer, "an integer >= 1, or null")
         drawn = participation == "per_round" or isinstance(self.selection, Uniform)
         require(drawn, "participation", participation, "per_round where a schedule lists the participants")
         alone = participation == "replaced" or model_buffer is None
         require(alone, "model_buffer", model_buffer, "null where participation is per_round: a round merges them all")
-        self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
+        self.model_buffer, self.participation, self.arrival = model_buffer, participation, arrival
         self.client_momentum, self.moved_last = client_momentum, 0
         self.handed_on = client_momentum == "shared"
         self.staleness = staleness or Constant()
@@ -86,7 +86,7 @@ class AsynchronousMethod(SplitMethod):
     def prepare(self, data: Any, stage: str) -> None:
         super().prepare(data, stage)
         if stage == "fit" and self.visits is None:
-            costs = ALEXNET if self.cell.constants == "alexnet" else self.costs(data.example()[:1])
+            costs = self.costs(data.example()[:1])
             sizes = [self.work.rows_per_step(size) if size else 0 for size in self.population.sizes]
             takes = [durations(self.cell, costs, self.seed, k, size, self.num_active) for k, size in enumerate(sizes)]
             self.visits = Visits(self.seed, self.work, takes, self.arrival == "random")

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.methods.asynchronous import AsynchronousMethod
 
@@ -35,8 +34,6 @@ class AsynchronousWhole(AsynchronousMethod):
             persist_server_optimizer=False,
             **kwargs,
         )
-        only = f"auto in {type(self).__name__}: the paper's are those of a cut network"
-        require(self.cell.constants == "auto", "cell.constants", self.cell.constants, only)
 
     def trained(self) -> dict[Any, list[nn.Parameter]]:
         return {"client": [*self.slots.parameters(), *self.server_slots.parameters()]}

@@ -31,6 +31,7 @@ class ProjectingMethod(SplitMethod):
     why_not_moved = "server_optimizer takes the step"
     why_full = "`stragglers` says whose scalars are waited for"
     why_same_work = "there is no local training"
+    timed = False
     server_copies = True
     whole_on_client = True
     ledger: SyncLedger
