@@ -230,3 +230,12 @@ def test_one_callback_needs_no_list(terminal: Terminal) -> None:
     alone = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/acc", "--trainer.callbacks.mode=max"]
     code, _, err = terminal.types("fit", SFL, *SMALL, *alone)
     assert code == 0, err
+
+
+def test_an_enumeration_among_the_settings_is_recorded_by_its_value(terminal: Terminal) -> None:
+    """Lightning's own Timer has one for a default."""
+    code, _, err = terminal.types("fit", SFL, *SMALL, "--trainer.callbacks=Timer")
+    assert (code, err) == (0, "")
+    config = terminal.folder / "runs" / "sfl" / "version_0" / "config.yaml"
+    timer = [each for each in yaml.safe_load(config.read_text())["trainer"]["callbacks"] if "Timer" in str(each)]
+    assert [each["init_args"]["interval"] for each in timer] == ["step"]
