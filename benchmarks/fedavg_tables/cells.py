@@ -19,7 +19,8 @@ class Cell:
 
     network: 2nn, cnn, lstm or cifar; split: iid or noniid (two shards a client, or a role each for the play); fraction:
     C, where 0 is one client; batch_size: B, None for a client's whole data; targets: test accuracies, the last of which
-    ends the run; start_rate: where the search begins; cap: rounds after which the target counts as not reached.
+    ends the run; start_rate: where the search begins; cap: rounds after which the target counts as not reached;
+    expected: rounds of a training while none is known, for estimates.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Cell:
     targets: tuple[float, ...]
     start_rate: float
     cap: int
+    expected: int
     decay: float = 1.0
 
     @property
@@ -56,8 +58,8 @@ class Cell:
         return (self.method, self.network, split, self.fraction, self.epochs, self.batch_size)
 
     def definition(self) -> dict[str, Any]:
-        """What a result depends on; the start of the search and the cap are not among it."""
-        left_out = ("start_rate", "cap")
+        """What a result depends on; not the start of the search, the cap, or the estimate."""
+        left_out = ("start_rate", "cap", "expected")
         plain = {key: value for key, value in asdict(self).items() if key not in left_out}
         return plain | {"targets": list(self.targets)}
 

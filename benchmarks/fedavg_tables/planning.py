@@ -93,20 +93,27 @@ def in_order(cells: Sequence[Cell], store: Store) -> list[Cell]:
     return sorted(cells, key=place)
 
 
-def queue(store: Store, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterator[tuple[Run, Limits]]:
-    """All that is missing, the first seed of every cell before the second of any; asks the files anew each time."""
+def queue(
+    store: Store, cells: Sequence[Cell], seeds: Sequence[int], tries: int = len(GRID)
+) -> Iterator[tuple[Run, Limits]]:
+    """All that is missing, the first seed of every cell before the second of any; asks the files anew each time.
+
+    tries: rates of a cell that are tried at most; a search that is not over has no other seeds yet.
+    """
     for seed in seeds:
         for cell in cells:
             while (found := next_run(store, cell, seed, seeds[0])) is not None:
+                if seed == seeds[0] and len(search_of(store, cell, seed).results) >= tries:
+                    break
                 yield found
 
 
 def expected_rounds(store: Store, cell: Cell, seed: int = 0) -> float:
-    """Rounds of one training: what the best rate needed, else half the cap, which is what the paper needed."""
+    """Rounds of one training: what the best rate needed, else what the paper needed."""
     search = search_of(store, cell, seed)
     leader = None if search.best is None else search.results[search.best]
     needed = None if leader is None else leader.rounds_to(cell.target)
-    return cell.cap / 2 if needed is None else needed
+    return cell.expected if needed is None else needed
 
 
 def minutes_left(store: Store, cell: Cell, seeds: Sequence[int]) -> float | None:

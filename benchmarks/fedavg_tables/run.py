@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from benchmarks.fedavg_tables.cells import Cell, Run
+from benchmarks.fedavg_tables.cells import GRID, Cell, Run
 from benchmarks.fedavg_tables.corpora import data_for
 from benchmarks.fedavg_tables.initialisation import demonstrate
 from benchmarks.fedavg_tables.paper import TABLES
@@ -52,6 +52,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--seeds", default="0,1,2", help="the first is the one on which rates are searched (%(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many, to go on another time")
+    parser.add_argument("--tries", type=int, default=len(GRID), help="learning rates of a cell to try at most, for now")
     parser.add_argument("--plan", action="store_true", help="train nothing, say what is missing and how long it takes")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results (%(default)s)")
     parser.add_argument("--page", type=Path, default=PAGE, help="report: the file to write (%(default)s)")
@@ -79,7 +80,7 @@ def cells_of(what: str, names: str | None, store: Store) -> list[Cell]:
 def train_all(store: Store, cells: Sequence[Cell], seeds: Sequence[int], given: argparse.Namespace) -> bool:
     """Train what is missing until the minutes are over; whether all is there."""
     deadline = time.monotonic() + 60 * given.minutes
-    for run, limits in queue(store, cells, seeds):
+    for run, limits in queue(store, cells, seeds, given.tries):
         if time.monotonic() >= deadline:
             return False
         data = data_for(run.cell, run.seed, given.data, given.cache)
@@ -142,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with plain_errors():
         require(given.minutes > 0, "minutes", given.minutes, "a number > 0")
+        require(given.tries >= 1, "tries", given.tries, "an integer >= 1")
         store, seeds = Store(given.out), seeds_of(given.seeds)
         cells = cells_of(given.what, given.cells, store)
         if given.plan:

@@ -105,6 +105,14 @@ def test_the_search_climbs_to_a_rate_between_two_worse_ones(tmp_path: Path) -> N
     assert search_of(store, cell, 0).best == 0.464
 
 
+def test_the_search_can_be_put_off(tmp_path: Path) -> None:
+    store, tried = Store(tmp_path), []
+    for found, _ in queue(store, [IID_CELL, CELLS["2nn-iid-C0.2-B10"]], [0, 1], tries=2):
+        tried.append((found.cell.fraction, found.rate, found.seed))
+        put(store, found.cell, found.rate, found.seed, 40.0)
+    assert tried == [(0.1, 0.215, 0), (0.1, 0.464, 0), (0.2, 0.215, 0), (0.2, 0.464, 0)]
+
+
 def test_the_search_ends_at_the_edge_of_the_grid_and_leaves_what_diverges(tmp_path: Path) -> None:
     store, cell = Store(tmp_path), replace(IID_CELL, start_rate=4.64)
     tried = []
@@ -271,8 +279,8 @@ def test_the_page(tmp_path: Path) -> None:
     assert "| 2NN C=0.1, IID B=10 | 87 | 42 \u00b1 3 | 0.48 | 2 | 0.215 | 0.1: 55; 0.215: 40; 0.464: 41 |" in text
     assert "| 2NN C=0.0, IID B=10 | 316 | 120 | 0.38 | 1 | 0.215 | 0.215: 120; search not over |" in text
     assert "| 2NN C=0.1, non-IID B=10 | 664 | not in 30 rounds (best 0.9000) |  | 1 | 0.0464 | 0.0464: capped" in text
-    assert "| CNN C=1.0, IID B=10 | 16 | not run: 15.4 h (30 rounds of 430 s a training) | | | | |" in text
-    assert "| CNN C=0.5, IID B=10 | 18 | not run, time not measured | | | | |" in text
+    assert "| CNN C=1.0, IID B=10 | 16 | not run: 8.2 h (16 rounds of 430 s a training) | | | |  |" in text
+    assert "| CNN C=0.5, IID B=10 | 18 | not run, time not measured | | | |  |" in text
     assert "**One client a round (C=0) takes the most rounds (B=10)**: holds (15 of 16 comparisons open)." in text
     assert "- 2NN C=0.1, IID B=10 against 2NN C=0.0: 42 against 120" in text
     assert "- 2NN C=0.1, IID B=10 against non-IID B=10: 42 against not reached" in text
@@ -324,6 +332,7 @@ def test_averaged_networks_on_the_page(tmp_path: Path) -> None:
         (["table1", "--seeds", "0,0"], "seeds='0,0' is not allowed"),
         (["table1", "--seeds", "x"], "seeds='x' is not allowed"),
         (["table1", "--minutes", "0"], "minutes=0.0 is not allowed"),
+        (["table1", "--tries", "0"], "tries=0 is not allowed"),
         (["table1", "--minutes", "nan"], "minutes=nan is not allowed"),
         (["table1", "--data", "nowhere"], "data='nowhere' is not allowed: a folder with mnist in it"),
     ],
