@@ -74,10 +74,10 @@ def loss_of(network: nn.Module, x: Tensor, y: Tensor) -> float:
 def line(data: FederatedData, seed: int, alike: bool) -> list[float]:
     """Losses on all training rows at THETAS, between the networks of the first two clients."""
     starts = (seed, seed if alike else seed + 1000)
-    ends = [trained(data, client, start, seed) for client, start in zip((0, 1), starts, strict=True)]
+    first, second = (trained(data, client, start, seed) for client, start in zip((0, 1), starts, strict=True))
     network, losses = MLP(), []
     for theta in THETAS:
-        network.load_state_dict(between(*ends, theta))
+        network.load_state_dict(between(first, second, theta))
         losses.append(loss_of(network, data.population.x, data.population.y))
     return losses
 

@@ -53,7 +53,7 @@ STARTS = {
 }  # fmt: skip
 
 # C, then IID B=inf, IID B=10, non-IID B=inf, non-IID B=10
-TABLE_1 = {
+TABLE_1: dict[tuple[str, int, float], list[tuple[float, int | None, int | None, int | None, int | None]]] = {
     ("2nn", 1, 0.97): [
         (0.0, 1455, 316, 4278, 3275), (0.1, 1474, 87, 1796, 664), (0.2, 1658, 77, 1528, 619),
         (0.5, None, 75, None, 443), (1.0, None, 70, None, 380),
@@ -64,11 +64,11 @@ TABLE_1 = {
     ],
 }  # fmt: skip
 # E, B, IID, non-IID; E=1 with B=inf is FedSGD
-TABLE_2 = [
+TABLE_2: list[tuple[int, int | None, int, int]] = [
     (1, INF, 626, 483), (5, INF, 179, 1000), (1, 50, 65, 600), (20, INF, 234, 672), (1, 10, 34, 350),
     (5, 50, 29, 334), (20, 50, 32, 426), (5, 10, 20, 229), (20, 10, 18, 173),
 ]  # fmt: skip
-TABLE_3 = [
+TABLE_3: list[tuple[int, int | None, int, int]] = [
     (1, INF, 2488, 3906), (1, 50, 1635, 549), (5, INF, 613, 597), (1, 10, 460, 164), (5, 50, 401, 152),
     (5, 10, 192, 41),
 ]  # fmt: skip

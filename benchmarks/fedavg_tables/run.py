@@ -45,7 +45,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = PlainParser("", __doc__ or "")
     parser.prog = "python -m benchmarks.fedavg_tables.run"
     parser.add_argument("what", choices=(*TABLES, "all", *OTHERS), help="a table, all of them, or one of the others")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with mnist/, cifar10/, shakespeare/")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder with mnist/, cifar10/, shakespeare/ (%(default)s)"
+    )
     parser.add_argument("--cache", help="folder for the decoded images (~/.cache/lightning_sfl)")
     parser.add_argument("--cells", help="names, in the order in which they are to be trained; --plan lists them")
     parser.add_argument(
@@ -54,8 +56,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many, to go on another time")
     parser.add_argument("--tries", type=int, default=len(GRID), help="learning rates of a cell to try at most, for now")
     parser.add_argument("--plan", action="store_true", help="train nothing, say what is missing and how long it takes")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results (%(default)s)")
-    parser.add_argument("--page", type=Path, default=PAGE, help="report: the file to write (%(default)s)")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results (the committed ones)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="report: the file to write (docs/fedavg_tables.md)")
     return parser.parse_args(arguments)
 
 
