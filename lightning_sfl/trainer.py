@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +125,21 @@ def run_loggers(root: str | Path, name: str, version: str | None = None) -> list
     return [board, CSVLogger(root, name=name, version=board.version)]
 
 
-def beside(given: Any, ours: Callable[[], list[Logger]]) -> list[Logger]:
+def beside(given: Any, ours: list[Logger]) -> list[Logger]:
     """Ours, and those that were asked for besides; not ours where one of their kinds is among those: it has the folder.
 
     given: a logger, several, or None or True for ours alone.
     """
     others = [logger for logger in (given if isinstance(given, list) else [given]) if isinstance(logger, Logger)]
-    return others if any(isinstance(each, (CSVLogger, TensorBoardLogger)) for each in others) else [*ours(), *others]
+    return others if any(isinstance(each, (CSVLogger, TensorBoardLogger)) for each in others) else [*ours, *others]
+
+
+def loggers_for(resumed: str | None, root: str, name: str) -> list[Logger]:
+    """TensorBoard and CSV in a fresh folder below `root`, or in the folder of the run that goes on."""
+    if resumed is None:
+        return run_loggers(Path(root).resolve(), name)
+    folder = Path(resumed).resolve()
+    return run_loggers(folder.parent.parent, folder.parent.name, folder.name)
 
 
 def trainer(
