@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ from lightning_sfl.methods.module import Role
 class ProjectingMethod(SplitMethod):
     """One step of the server optimizer a round moves both halves; all of a client's rows make its one gradient."""
 
-    one_process = "the scalars of all clients are made in one place"
     why_not_local = "clients send scalars and keep no weights"
     why_only_averaged = "`robust` says what becomes of clients' scalars"
     why_not_moved = "server_optimizer takes the step"
@@ -33,6 +32,7 @@ class ProjectingMethod(SplitMethod):
     why_same_work = "there is no local training"
     server_copies = True
     whole_on_client = True
+    whole_loss = "its one step needs the scalars of all clients"
     ledger: SyncLedger
     received: Tensor
 
@@ -70,6 +70,9 @@ class ProjectingMethod(SplitMethod):
     def receive_scalars(self, batches: Sequence[Batch], sets: Sequence[Directions]) -> Tensor:
         """What arrives: each client's scalars (clients, K) along its set of directions, or what a liar made of them."""
         sent = self.project(batches, sets)
+        if not self.link.alone:
+            self.link.bring({batch.slot: [row] for batch, row in zip(batches, sent, strict=True)})
+            self.show_gradients(batches)
         if self.byzantine is not None:
             liars = self.byzantine.liars(self.seed, self.num_clients)
             lying = [batch.client_id in liars for batch in batches]
@@ -79,7 +82,10 @@ class ProjectingMethod(SplitMethod):
         return sent
 
     def project(self, batches: Sequence[Batch], sets: Sequence[Directions]) -> Tensor:
-        """Each client's true scalars; those who share a set are projected in one pass over it."""
+        """Each client's true scalars; those who share a set are projected in one pass over it.
+
+        Clients of other processes have zeros here: rounding depends on how many rows a product has, not on the others.
+        """
         if self.projection != "grad":
             self.begin(batches)
             return torch.stack([self.project_forward(*each) for each in zip(batches, sets, strict=True)])
@@ -91,6 +97,9 @@ class ProjectingMethod(SplitMethod):
 
     def project_forward(self, batch: Batch, directions: Directions) -> Tensor:
         """One client's scalars without a backward pass; one more pass is for its loss and buffers."""
+        if not self.link.holds(batch.slot):
+            self.tally.skip()
+            return directions.basis.new_zeros(len(directions.basis) + len(directions))
         x, labels = self.take_turn(batch)
         halves = self.owned(batch.slot)
         sides: tuple[Role, Role] = ("client", "server")
@@ -103,6 +112,21 @@ class ProjectingMethod(SplitMethod):
             self.observed_loss(logits, labels, [batch.client_id], "client")
         at = chain_loss(halves, x, lambda logits: self.loss(logits, labels), draw)
         return project_loss(at, self.parameters_at(batch), directions, self.projection)
+
+    # --- other processes --------------------------------------------------------------------------------------------
+
+    def live(self, slot: int) -> list[Tensor | None]:
+        """Of what a client trains only buffers are merged; its scalars have travelled before."""
+        return [buffer for half in self.owned(slot) for buffer in buffers_of(half).values()]
+
+    def bring(self, slots: Iterable[int]) -> None:
+        if self.buffer_bytes:
+            super().bring(slots)
+
+    def show_gradients(self, batches: Sequence[Batch]) -> None:
+        """Have the gradients that these scalars are of stand in the slots until the round ends, if somebody looks."""
+        if self.projection == "grad" and self.looked_at(events.ScalarsSent.handler):
+            self.link.show({batch.slot: self.gradients_here(batch.slot) for batch in batches})
 
     # --- bytes ------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_sfl.callbacks import ProofCheck
 from lightning_sfl.core.byzantine import Byzantine
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientStep, RoundEnd, ScalarsSent, ServerBackward, ServerStep
@@ -156,11 +157,8 @@ REPLAYED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REPLAYED)
-def test_a_replica_follows_from_the_messages_alone(case: str) -> None:
-    options = REPLAYED[case]
-    seen = Messages()
-    method = fit(holograd(**options), rows(SIZES), 5, [seen])
+def follow(messages: list[Message], options: dict[str, Any]) -> tuple[nn.Module, Basis]:
+    """A replica's network and basis after these messages."""
     net = network()
     named = list(net.named_parameters())
     like = flat([p for _, p in named], [p for _, p in named])
@@ -169,10 +167,34 @@ def test_a_replica_follows_from_the_messages_alone(case: str) -> None:
     basis = Basis(choice, basis_seeds(base, choice.rank), like)
     optimizer = options.get("server_optimizer", sgd())(net.parameters())
     replica = Replica(base, named, basis, options.get("directions", "random"), optimizer, options.get("server_clip"))
-    for message in seen.messages:
+    for message in messages:
         replica.apply(message)
+    return net, basis
+
+
+@pytest.mark.parametrize("case", REPLAYED)
+def test_a_replica_follows_from_the_messages_alone(case: str) -> None:
+    seen = Messages()
+    method = fit(holograd(**REPLAYED[case]), rows(SIZES), 5, [seen])
+    net, basis = follow(seen.messages, REPLAYED[case])
     assert differing(dict(net.state_dict()), whole(method)) == []
     assert torch.equal(basis.rows, method.coordinator.basis.rows)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("projection", ["grad", "jvp"])
+def test_in_mixed_precision_a_replica_follows_all_the_same(projection: Any) -> None:
+    """Only the clients' forward and backward passes are bfloat16; what a replica computes again is not."""
+    options = {"basis": BasisChoice("subspace", rank=8), "robust": Robust("mean")}
+    seen, audited = Messages(), ProofCheck(probability=1.0, tolerance=0.2)
+    method = holograd(projection=projection, **options)
+    fit(method, rows(SIZES), 3, [seen, audited], precision="bf16-mixed")
+    net, basis = follow(seen.messages, options)
+    assert differing(dict(net.state_dict()), whole(method)) == []
+    assert torch.equal(basis.rows, method.coordinator.basis.rows)  # type: ignore[union-attr]
+    coarse = max(check.largest for check in audited.found.values())
+    assert coarse < 1e-5 if projection == "grad" else 1e-4 < coarse < 0.2
+    exact = whole(fit(holograd(projection=projection, **options), rows(SIZES), 1))
+    assert 1e-6 < furthest(exact, follow(seen.messages[:1], options)[0].state_dict()) < 0.1
 
 
 def test_a_replica_with_another_bit_is_lost() -> None:
