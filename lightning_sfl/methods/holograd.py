@@ -80,6 +80,7 @@ class HoloGrad(ProjectingMethod):
         rows = [batch.rows for batch in sorted(batches, key=lambda batch: batch.client_id if shared else batch.slot)]
         committed = [np.concatenate(rows)] if shared else rows
         self.coordinator.open(self.current_epoch, [hash_batch(each, self.seed) for each in committed])
+        self.check_in_step(self.coordinator.sets[0])
         self.received = self.receive_scalars(batches, self.coordinator.sets * (len(batches) if shared else 1))
 
     @without_autocast

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_sfl.core import events
 from lightning_sfl.core.byzantine import Byzantine
 from lightning_sfl.core.cut import num_bytes
-from lightning_sfl.core.errors import require
+from lightning_sfl.core.errors import PlacementError, require
 from lightning_sfl.core.holograd.directions import Directions
 from lightning_sfl.core.holograd.projection import Projection, chain_loss, flat, project_gradients, project_loss
 from lightning_sfl.core.holograd.synthesis import upload_bytes
@@ -114,6 +114,15 @@ class ProjectingMethod(SplitMethod):
         return project_loss(at, self.parameters_at(batch), directions, self.projection)
 
     # --- other processes --------------------------------------------------------------------------------------------
+
+    def check_in_step(self, directions: Directions) -> None:
+        """Processes whose weights differ in a bit draw other directions, and would part without a word."""
+        own = [float(byte) for byte in directions.seeds[0]]
+        if not self.link.alone and self.link.from_server(own) != own:
+            raise PlacementError(
+                f"rank {self.link.rank}, round {self.current_epoch}: some bit of the weights is not that of rank 0, so "
+                f"directions differ: {self.method_name} needs processes of one arithmetic (kind of machine, threads)"
+            )
 
     def live(self, slot: int) -> list[Tensor | None]:
         """Of what a client trains only buffers are merged; its scalars have travelled before."""

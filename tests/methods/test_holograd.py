@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sfl.callbacks import ProofCheck
 from lightning_sfl.core.byzantine import Byzantine
-from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.core.errors import ConfigError, PlacementError
 from lightning_sfl.core.events import ClientStep, RoundEnd, ScalarsSent, ServerBackward, ServerStep
 from lightning_sfl.core.holograd.basis import Basis, BasisChoice
 from lightning_sfl.core.holograd.commitment import base_of, basis_seeds
@@ -20,6 +20,7 @@ from lightning_sfl.core.holograd.projection import flat
 from lightning_sfl.core.holograd.replay import Replica
 from lightning_sfl.core.holograd.robust import Robust
 from lightning_sfl.core.holograd.synthesis import Message
+from lightning_sfl.core.link import Link
 from lightning_sfl.core.selection import FixedSchedule
 from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.methods import FedSGD, HoloGrad, SplitMethod
@@ -208,6 +209,22 @@ def test_a_replica_with_another_bit_is_lost() -> None:
     basis = Basis(BasisChoice(), [], torch.zeros(SIZE))
     Replica(base_of(0, "holograd"), named, basis, "random", sgd()(net.parameters())).apply(seen.messages[0])
     assert furthest(dict(net.state_dict()), whole(method)) > 1e-3
+
+
+class Apart(Link):
+    """Says that rank 0 has drawn something else."""
+
+    alone = False
+
+    def from_server(self, values: Any) -> list[float]:
+        return [value + 1 for value in values]
+
+
+def test_processes_that_are_out_of_step_say_so_at_once() -> None:
+    method = holograd()
+    method.link = Apart()
+    with pytest.raises(PlacementError, match=r"^rank 0, round 0: some bit of the weights is not that of rank 0"):
+        fit(method, rows(SIZES))
 
 
 class Memories(L.Callback):
