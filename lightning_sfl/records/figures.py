@@ -15,13 +15,14 @@ TOTALS = {
     "server_steps": "count/server_steps_total",
     "samples": "count/samples_main_total",
 }
-# The axes along which methods differ, all measured: gradient scale at the cut, start states, steps.
+# The axes along which methods differ, all measured: gradient scale at the cut, start states, steps; and labels.
 DYNAMICS = {
     "scale_rel": "cut/scale_rel_mean",
     "denom": "cut/denom_mean",
     "scale_ratio": "cut/scale_ratio",
     "start_distance": "init/dist",
     "start_distance_rel": "init/dist_rel",
+    "label_imbalance": "labels/imbalance",
 }
 KIND = re.compile(r"traffic/(\w+)_(up|down)_bytes")
 

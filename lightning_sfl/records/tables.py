@@ -46,13 +46,15 @@ def dynamics(rows: Sequence[Row]) -> Table:
         "server_per_client": "server steps per client step",
         "server_per_round": "server steps per round",
         "client_per_round": "client steps per round",
+        "label_imbalance": "label imbalance of a server step",
     }
     columns: list[tuple[str, Callable[[Row], str], bool]] = [("method", lambda row: row.label, True)]
     columns += [(title, lambda row, n=name: plain(row.figures[n]), True) for name, title in titles.items()]  # type: ignore[misc]
     if any(matched(row) for row in rows):
         columns.append(("matched on purpose", matched, True))
     note = (
-        "Means over rounds and seeds. Gradient scale: 1 is the mean over the client's own batch. Blank: not measured."
+        "Means over rounds and seeds. Gradient scale: 1 is the mean over the client's own batch. Label imbalance: 0, "
+        "all classes alike in what the server half learns from; 1, one class only. Blank: not measured."
     )
     return _table("Dynamics", rows, columns, note)
 

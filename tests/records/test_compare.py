@@ -165,6 +165,7 @@ def test_what_was_not_measured_is_said_and_left_blank(tmp_path: Path) -> None:
     cells = {line[0]: dict(zip(found.tables[1].header, line, strict=True)) for line in found.tables[1].rows}
     assert cells["FedAvg"]["gradient scale at the cut"] == ""
     assert cells["SFL"]["gradient scale at the cut"] == "1"
+    assert cells["SFL"]["label imbalance of a server step"] == "0.25"
     assert found.rows[1].figures["server_steps_to_target"].mean is None
 
 

@@ -101,6 +101,7 @@ def test_every_picture_is_an_svg_of_its_own(compared: tuple[Comparison, Path]) -
         "alignment",
         "cut_scale",
         "start_distance",
+        "label_imbalance",
         "divergence",
     }
     for picture in pictures:
