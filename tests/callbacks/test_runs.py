@@ -57,7 +57,8 @@ def table(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("cls", METHODS)
 def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     found = []
-    optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), GradientDissimilarity(1)]
+    own = [OracleDistance(1, capture, "individual") for capture in ("frozen", "live")]
+    optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), *own, GradientDissimilarity(1)]
     for callbacks in ([], [*default_callbacks(progress_bar=False), *optional]):
         method = build(cls, network(dropout=0.3, norm=True), **OPTIONS)
         torch.manual_seed(5)
@@ -78,11 +79,14 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
         assert {tag: float(row[tag]) for tag in record["scalars"]} == record["scalars"]
     first = records[0]["scalars"]
     assert {"val/acc", "val/loss", "train/acc", "train/loss", "gdiv/full_rel", "align/cos_pair_client"} <= set(first)
+    assert 0 < first["labels/imbalance_round"] < first["labels/imbalance"] < 1
     assert (first["init/dist"], first["cut/scale_rel_mean"]) == (0.0, pytest.approx(1.0, rel=1e-5))
     assert first["drift/agg_residual_client"] < 1e-6
     shown = EventAccumulator(str(tmp_path / "run"))
     shown.Reload()
     assert [event.step for event in shown.Scalars("align/cos_pair_client")] == [0, 1, 2]
+    told = [record["scalars"]["labels/imbalance"] for record in records]
+    assert [event.value for event in shown.Scalars("labels/imbalance")] == pytest.approx(told)
     assert [event.step for event in shown.Images("align/cos_matrix")] == [0]
     assert "align/norm" in shown.Tags()["histograms"]
 
