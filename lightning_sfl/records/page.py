@@ -33,8 +33,8 @@ figure h3 { font-size: 1rem; margin: .2rem 0; }
 
 
 def page(tables: Sequence[Table], alike: str, differences: Sequence[str], drawn: Sequence[Picture]) -> str:
-    """The page; `tables` starts with the results, which stand at the top."""
-    first, *others = tables
+    """The page; `tables` starts with the results, which stand at the top, and ends with traffic and runs."""
+    first, *measured, traffic, runs = tables
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -43,10 +43,11 @@ def page(tables: Sequence[Table], alike: str, differences: Sequence[str], drawn:
         f"<h1>Comparison of {len(first.rows)} configurations</h1>",
         _table(first),
         _sentences(alike, differences),
-        *(_table(table) for table in others[:1]),
+        *map(_table, measured),
         "<h2>Curves</h2>",
         f'<div class="pictures">{"".join(map(_figure, drawn))}</div>' if drawn else "<p>Pictures need matplotlib.</p>",
-        *(_table(table) for table in others[1:]),
+        _table(traffic),
+        _table(runs),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"

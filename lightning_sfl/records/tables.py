@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lightning_sfl.records.curves import Spread
-from lightning_sfl.records.figures import Row
+from lightning_sfl.records.figures import PROBES, Row
 from lightning_sfl.records.forms import PM, Table, as_csv
 from lightning_sfl.records.words import number
 
@@ -73,6 +73,22 @@ def traffic(rows: Sequence[Row]) -> Table:
         title = f"{kind[0].replace('_', ' ')} {kind[1]}"
         columns.append((title, lambda row, k=kind: amount(row.traffic[k]) if k in row.traffic else "", True))  # type: ignore[misc]
     return _table("Traffic, MB", rows, columns, "Of the whole run, all clients together; a million bytes is a MB.")
+
+
+def probes(rows: Sequence[Row]) -> list[Table]:
+    """How the rounds lie to the gradient on held-out rows; no table where no run has asked."""
+    columns: list[tuple[str, Callable[[Row], str], bool]] = [("method", lambda row: row.label, True)]
+    kinds = {"mean": "B, {} half", "p95": "{}: p95", "max": "{}: largest", "uphill": "{}: % of rounds uphill"}
+    for name, title in {f"B_{half}_{kind}": kinds[kind].format(half) for half in PROBES for kind in kinds}.items():
+        cell = percent if name.endswith("uphill") else plain
+        if any(row.figures[name].known for row in rows):
+            columns.append((title, lambda row, c=cell, n=name: c(row.figures[n]), True))  # type: ignore[misc]
+    note = (
+        "B: 1 - cosine of what a round did to the half with minus the gradient on held-out rows. 0: downhill; 1: "
+        "across; above: uphill, a reversal. Over the rounds measured, then the mean over seeds. Blank: not measured."
+    )
+    title = "Probe, moves against the gradient on held-out rows"
+    return [_table(title, rows, columns, note)] if len(columns) > 1 else []
 
 
 def setups(rows: Sequence[Row]) -> Table:
