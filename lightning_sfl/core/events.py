@@ -103,6 +103,7 @@ class ServerBackward:
     rows: int
     server_half: nn.Module
     labels: Labels = ()
+    synthetic: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class ServerStep:
     """One server copy has taken one optimizer step on rows of these clients.
 
     labels: of all rows that it learnt from, replayed, generated and mixed ones too, each tensor with the share of a row
-    that its entries count for: 1, or a label's share in a mix.
+    that its entries count for: 1, or a label's share in a mix. synthetic: rows that no client has, generated (among
+    `rows`) or mixed (besides).
     """
 
     handler: ClassVar[str] = "on_server_step"
@@ -120,6 +122,7 @@ class ServerStep:
     rows: int
     server_half: nn.Module
     labels: Labels = ()
+    synthetic: int = 0
 
 
 @dataclass(frozen=True)

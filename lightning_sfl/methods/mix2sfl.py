@@ -75,8 +75,9 @@ class Mix2SFL(SplitMethod):
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         answers = self.backward_server([uploads])
-        turn, mixed_labels = self.server_turn(uploads), self.learn_from_mixes(uploads)
-        self.step_server([turn._replace(labels=turn.labels + mixed_labels)], raw_of(answers))
+        turn, mixes = self.server_turn(uploads), self.learn_from_mixes(uploads)
+        rows = sum(len(labels) for labels, _ in mixes) // 2  # of both in a pair
+        self.step_server([turn._replace(labels=turn.labels + mixes, synthetic=rows)], raw_of(answers))
         slices = gradmix([each.raw for each in answers], self.members(uploads), self.gradmix.reduce)
         return [replace(each, sent=parts) for each, parts in zip(answers, slices, strict=True)]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sfl.callbacks import (
+    CosineAlignment,
     GradientDissimilarity,
     GradientDivergence,
     InitialDistance,
@@ -51,12 +52,15 @@ def test_after_one_step_of_sgd_updates_are_gradients(tmp_path: Path) -> None:
     data, net = rows(SIZES, dtype=torch.float64), network(dtype=torch.float64)
     x, y = data.population.x, data.population.y
     probe = ProbeAlignment(max_rows=None)
-    (record,) = records(tmp_path, FedAvg, [probe])
+    (record,) = records(tmp_path, FedAvg, [probe, CosineAlignment()])
     own = [gradient(net, x[r], y[r], 2) for r in data.population.rows]
     mean = sum(size / sum(SIZES) * g for size, g in zip(SIZES, own, strict=True))
     whole = gradient(net, x, y)
     scalars = record["scalars"]
     assert scalars["probe/B_client"] == pytest.approx(distance(mean, gradient(net, x, y, 2)), abs=1e-9)
+    pairs = [(SIZES[i] * SIZES[j], 1 - distance(own[i], own[j])) for i in range(3) for j in range(i)]
+    between = sum(weight * cosine for weight, cosine in pairs) / sum(weight for weight, _ in pairs)
+    assert scalars["align/cos_pair_client"] == pytest.approx(between)
     cosines = [record["clients"][str(c)]["probe_cos"] for c in range(3)]
     assert cosines == pytest.approx([1 - distance(g, whole[: len(mean)]) for g in own])
     spread = sum(size * (1 - c) for size, c in zip(SIZES, cosines, strict=True)) / sum(SIZES)

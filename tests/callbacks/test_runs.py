@@ -17,16 +17,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_sfl.callbacks import (
     FirstScreen,
     GradientDissimilarity,
+    InitialDistance,
     OracleDistance,
     ProbeAlignment,
     RoundProgress,
     RoundRecord,
     default_callbacks,
 )
-from lightning_sfl.methods import SFL, FedAvg
+from lightning_sfl.methods import SFL, Centralized, FedAvg, SplitLearning
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
-from tests.tiny import METHODS, build, differing, network, rows, sgd, whole
+from tests.tiny import METHODS, PERSISTENT, build, differing, network, rows, sgd, whole
 
 # The CSV logger warns that it will delete its old file: the rounds in it are given back.
 pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty")
@@ -67,6 +68,20 @@ def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     assert differing(found[0][0], found[1][0]) == []
     assert torch.equal(found[0][1], found[1][1])
     assert len(read_rounds(tmp_path / "rounds.jsonl")) == 2
+
+
+@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls not in (*PERSISTENT, SplitLearning)])
+def test_synchronous_clients_start_from_one_state_to_the_bit(cls: Any, tmp_path: Path) -> None:
+    method = build(cls, network(norm=True), **OPTIONS)
+    trainer(3, [InitialDistance(), RoundRecord()], default_root_dir=tmp_path).fit(method, rows())
+    told = [record["scalars"].get("init/dist") for record in read_rounds(tmp_path / "rounds.jsonl")]
+    assert told == ([None] * 3 if cls is Centralized else [0.0] * 3)
+
+
+@pytest.mark.parametrize("cls", [*PERSISTENT, SplitLearning])
+def test_others_do_not(cls: Any, tmp_path: Path) -> None:
+    trainer(3, [InitialDistance(), RoundRecord()], default_root_dir=tmp_path).fit(build(cls, **OPTIONS), rows())
+    assert read_rounds(tmp_path / "rounds.jsonl")[-1]["scalars"]["init/dist"] > 1e-3
 
 
 def test_what_a_run_leaves_behind(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_generated_rows_of_gas() -> None:
     made, recorder, _ = run(GAS, one_class_each(), 3, **options, generation=Generation(partial=True))
     found = counts_of(recorder)
     assert all(set(counts) <= {0, 4} for counts in found)
+    assert [event.synthetic for event in recorder.of(events.ServerStep)] == [sum(counts) - 4 for counts in found]
     known = [sum(count > 0 for count in counts) for counts in found]
     assert known == sorted(known)
     assert (known[0], known[-1]) == (1, 4)
@@ -154,6 +155,7 @@ def test_mixed_labels_of_mix2sfl() -> None:
         expected[event.client_ids[one]] += 4 * share
         expected[event.client_ids[other]] += 4 * (1 - share)
     assert counts_of(recorder)[0] == pytest.approx(expected)
+    assert (event.rows, event.synthetic) == (16, 8 * 4)
     entropy = -sum(c / sum(expected) * math.log(c / sum(expected)) for c in expected)
     assert told[0]["labels/imbalance"] == pytest.approx(1 - entropy / math.log(4))
     _, recorder, _ = run(Mix2SFL, one_class_each(), batch_size=4, smashmix=SmashMix(ratio=0))
