@@ -34,8 +34,10 @@ RULES: dict[str, Any] = {
 
 # Name -> tag, title and caption of plain curves over rounds.
 _STEPS = "Mean over the server's steps of a round; 0: all classes alike, 1: one class only."
+_LENGTH = "Mean over the clients. Rates and numbers of steps enter: compare courses, not heights."
 _SPREAD = "Spread of the clients' gradients at one state, relative to their mean."
 PLAIN = {
+    "update_norm": ("align/norm_mean", "Length of the clients' updates", _LENGTH),
     "start_distance": ("init/dist", "Distance between start states", "0: all clients start alike."),
     "label_imbalance": ("labels/imbalance", "Label imbalance of what the server learns from", _STEPS),
     "divergence": ("gdiv/client_rel", "Gradient divergence of the client half", _SPREAD),

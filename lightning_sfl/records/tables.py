@@ -80,7 +80,7 @@ def probes(rows: Sequence[Row]) -> list[Table]:
     columns: list[tuple[str, Callable[[Row], str], bool]] = [("method", lambda row: row.label, True)]
     kinds = {"mean": "B, {} half", "p95": "{}: p95", "max": "{}: largest", "uphill": "{}: % of rounds uphill"}
     for name, title in {f"B_{half}_{kind}": kinds[kind].format(half) for half in PROBES for kind in kinds}.items():
-        cell = percent if name.endswith("uphill") else plain
+        cell = share if name.endswith("uphill") else plain
         if any(row.figures[name].known for row in rows):
             columns.append((title, lambda row, c=cell, n=name: c(row.figures[n]), True))  # type: ignore[misc]
     note = (
@@ -120,6 +120,11 @@ def _table(
 def percent(found: Spread) -> str:
     """93.2 +- 0.4"""
     return _spread(found, lambda value: f"{100 * value:.1f}")
+
+
+def share(found: Spread) -> str:
+    """8.3: a mean share in percent."""
+    return "" if found.mean is None else f"{100 * found.mean:.1f}"
 
 
 def amount(found: Spread) -> str:

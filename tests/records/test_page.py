@@ -100,6 +100,7 @@ def test_every_picture_is_an_svg_of_its_own(compared: tuple[Comparison, Path]) -
         "disagreement",
         "alignment",
         "cut_scale",
+        "update_norm",
         "start_distance",
         "label_imbalance",
         "divergence",
