@@ -27,7 +27,7 @@ class LabelImbalance(Watcher):
         every: measure in every so many rounds, 0 for never.
     """
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: int = 5) -> None:
         super().__init__(every)
         self._forget()
 
