@@ -10,7 +10,6 @@ import torch
 
 from lightning_sfl import __version__
 from lightning_sfl.callbacks.stop_at import StopAt
-from lightning_sfl.core.rounds import schedule_fingerprint
 from lightning_sfl.records.manifest import Manifest
 
 
@@ -25,7 +24,7 @@ def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
         "rounds": rounds,
         "clients": module.population.num_clients,
         "partition": module.population.fingerprint,
-        "schedule": schedule_fingerprint(module.schedule(rounds)) if module.knows_schedule else None,
+        "schedule": module.fingerprint_of(rounds),
         "cut_layer": cut.cut_layer,
         "cut_way": cut.way,
         "bytes_per_sample": cut.bytes_per_sample,

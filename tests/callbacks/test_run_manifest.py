@@ -56,6 +56,12 @@ def test_a_longer_run_meets_more(tmp_path: Path) -> None:
     assert {key for key in after if after[key] != before[key]} == {"rounds", "schedule"}
 
 
+def test_no_number_of_rounds_delays_the_start(tmp_path: Path) -> None:
+    """Only so many are told in the fingerprint."""
+    method, _ = fitted(tmp_path)
+    assert method.fingerprint_of(10**15) == method.fingerprint_of(10_000) != method.fingerprint_of(9_999)
+
+
 def test_a_rehearsal_leaves_nothing(tmp_path: Path) -> None:
     method, data = tiny.build(SFL, tiny.network(), participants=2, batch_size=2), tiny.rows()
     tiny.trainer(1, [RoundRecord()], default_root_dir=tmp_path, fast_dev_run=True).fit(method, data)
