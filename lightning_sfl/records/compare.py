@@ -73,9 +73,10 @@ def write(found: Comparison, out: Path) -> list[str]:
     except ImportError:
         notes.append('pictures need matplotlib: pip install "lightning_sfl[report]"')
     else:
+        from lightning_sfl.records.oracle_parts import oracle_parts
         from lightning_sfl.records.pictures import pictures
 
-        drawn = pictures(found.rows)
+        drawn = [*pictures(found.rows), *oracle_parts(found.rows)]
     for picture in drawn:
         save(out / f"{picture.name}.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{picture.svg}')
     for table in found.tables[:-1]:
