@@ -1,7 +1,8 @@
 """One process of several: `worker.py PROCESSES RESULTS CASE ...` trains each case in turn and saves what came of it.
 
 A case is METHOD:MODE and options: `dropout`, `norm` (batch normalisation), `rich` (whatever the method can do), `adam`,
-`double` (precision), `bf16` (mixed precision).
+`double` (precision), `bf16` (mixed precision), and, of HoloGrad, `partitioned` (with liars and stragglers), `forward`
+(forward mode) and `turning` (a momentum basis).
 """
 
 from __future__ import annotations
@@ -19,11 +20,22 @@ import torch.distributed as dist
 
 import lightning_sfl.methods as registry
 from lightning_sfl.checkpoint import DurableCheckpointIO
+from lightning_sfl.core.byzantine import Byzantine
 from lightning_sfl.core.errors import SFLError
+from lightning_sfl.core.holograd.basis import BasisChoice
+from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.placement import Placement, SplitStrategy
 from tests.tiny import Recorder, build, network, rich_of, rows, sgd, trainer, whole
 
 TIMEOUT_S = 60.0
+FLAGS: dict[str, dict[str, Any]] = {
+    "partitioned": {
+        "topology": "partitioned", "byzantine": Byzantine(0.25, "noise"), "stragglers": Stragglers("first", first=2),
+        "num_scalars": 40, "directions": "random",
+    },
+    "forward": {"projection": "jvp"},
+    "turning": {"basis": BasisChoice("momentum"), "num_scalars": 40, "directions": "random"},
+}  # fmt: skip
 
 
 class Closely(Recorder):
@@ -48,7 +60,12 @@ class Closely(Recorder):
         self._look(module, event, [tensor for half in halves for tensor in half.state_dict().values()])
 
     def on_server_step(self, module: Any, event: Any) -> None:
-        self._look(module, event, event.server_half.state_dict().values())
+        labels = [labels for labels, _ in event.labels]
+        self._look(module, event, [*event.server_half.state_dict().values(), *labels])
+
+    def on_scalars_sent(self, module: Any, event: Any) -> None:
+        halves = (event.client_half, event.server_half)
+        self._look(module, event, [event.scalars, *(p.grad for half in halves for p in half.parameters())])
 
 
 def train(case: str, processes: int, rounds: int = 4, resume: str | None = None, save: str | None = None) -> Any:
@@ -60,6 +77,8 @@ def train(case: str, processes: int, rounds: int = 4, resume: str | None = None,
     cls = getattr(registry, name)
     options = {"client_optimizer": optimizer, "server_optimizer": optimizer, "participants": 3, "batch_size": 4}
     options |= {"persist_server_optimizer": True} | (rich_of(cls) if "rich" in flags else {})
+    for flag in flags:
+        options |= FLAGS.get(flag, {})
     dtype = torch.float64 if "double" in flags else torch.float32
     method = build(cls, network(0.2 if "dropout" in flags else 0.0, "norm" in flags, dtype), **options)
     recorder = Closely()
