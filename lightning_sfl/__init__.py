@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
     from lightning_sfl.methods import Mix2SFL as Mix2SFL
     from lightning_sfl.methods import MultiSFL as MultiSFL
+    from lightning_sfl.methods import PerFedAvg as PerFedAvg
+    from lightning_sfl.methods import Reptile as Reptile
     from lightning_sfl.methods import SplitLearning as SplitLearning
     from lightning_sfl.trainer import trainer as trainer
 
@@ -47,6 +49,8 @@ _METHODS = (
     "FedSGD",
     "FedAsync",
     "FedBuff",
+    "PerFedAvg",
+    "Reptile",
     "HoloGrad",
     "Centralized",
 )

@@ -38,6 +38,8 @@ from lightning_sfl.methods import (
     HoloGrad,
     Mix2SFL,
     MultiSFL,
+    PerFedAvg,
+    Reptile,
     SplitMethod,
 )
 
@@ -49,7 +51,7 @@ METHODS: list[type[SplitMethod]] = [
     for entry in (getattr(registry, name) for name in registry.__all__)
     if isinstance(entry, type) and issubclass(entry, SplitMethod) and entry is not SplitMethod
 ]
-UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "HoloGrad", "Centralized")
+UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "PerFedAvg", "Reptile", "HoloGrad", "Centralized")
 CUT_METHODS = [method for method in METHODS if method.__name__ not in UNCUT]
 
 # Methods whose slots, with their optimizers, go on from round to round.
@@ -63,6 +65,8 @@ FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     FedAsync: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer", "weighting"},
     FedBuff: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    PerFedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    Reptile: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
     HoloGrad: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
@@ -73,6 +77,8 @@ FIXED: dict[type[SplitMethod], set[str]] = {
 PLAIN: dict[type[SplitMethod], dict[str, Any]] = {
     GAS: {"prior_exponent": 0.0, "generation": Generation(every=0)},
     FedAsync: {"mixing": 1.0},
+    PerFedAvg: {"adapt_lr": 0.0},
+    Reptile: {"rate": 1.0},
     USFL: {"balancing": Balancing("none")},
     HoloGrad: {"num_scalars": 151, "directions": "orthogonal"},  # the small network's parameters: nothing is left out
 }
@@ -94,6 +100,8 @@ RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
     },
     GAS: lambda: {"prior_exponent": 1.0, "generation": Generation(partial=True), "local_server_buffers": "trained"},
     FedAsync: lambda: {"mixing": 0.6, "staleness": Hinge(tolerated=1), "client_momentum": "shared"},
+    PerFedAvg: lambda: {"adapt_lr": 0.1, "variant": "hf"},
+    Reptile: lambda: {"rate": 0.5, "weighting": "rows"},
     FedBuff: lambda: {"staleness": Polynomial(), "weighting": "samples", "model_buffer": 2},
     HoloGrad: lambda: {
         "num_scalars": 60,

@@ -14,6 +14,8 @@ from lightning_sfl.methods.holograd import HoloGrad
 from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
 from lightning_sfl.methods.mix2sfl import Mix2SFL
 from lightning_sfl.methods.multisfl import MultiSFL
+from lightning_sfl.methods.per_fedavg import PerFedAvg
+from lightning_sfl.methods.reptile import Reptile
 from lightning_sfl.methods.sfl import SFL
 from lightning_sfl.methods.sfl_v1 import SFLV1
 from lightning_sfl.methods.sfl_v2 import SFLV2
@@ -35,6 +37,8 @@ __all__ = [
     "MiniBatchSFL",
     "Mix2SFL",
     "MultiSFL",
+    "PerFedAvg",
+    "Reptile",
     "SplitLearning",
     "SplitMethod",
 ]

@@ -9,43 +9,10 @@ from Decentralized Data", AISTATS 2017, Algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from torch import nn
-
-from lightning_sfl.core.rounds import Batch
-from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.methods.whole import WholeMethod
 
 
-class FedAvg(SplitMethod):
-    """Clients hold both halves; the cut layer only says where diagnostics divide the network.
-
-    Args:
-        backbone: the whole network.
-        cut_layer: where diagnostics divide it; only dropout, which has a stream for each side, feels it.
-        kwargs: options of the clients' side of `SplitMethod`.
-    """
+class FedAvg(WholeMethod):
+    """Clients hold both halves; the cut layer only says where diagnostics divide the network."""
 
     name = "fedavg"
-    server_copies = True
-    whole_on_client = True
-    whole_loss = ""
-
-    def __init__(self, backbone: nn.Module, cut_layer: str, **kwargs: Any) -> None:
-        super().__init__(
-            backbone,
-            cut_layer,
-            server_optimizer=None,
-            server_scheduler=None,
-            server_clip=None,
-            persist_server_optimizer=False,
-            **kwargs,
-        )
-
-    def trained(self) -> dict[Any, list[nn.Parameter]]:
-        return {"client": [*self.slots.parameters(), *self.server_slots.parameters()]}
-
-    def local_step(self, batches: Sequence[Batch]) -> None:
-        self.backward_uncut(batches)
-        self.step_clients(batches)

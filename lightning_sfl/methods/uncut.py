@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.methods.sides import Sides
 
@@ -15,7 +17,11 @@ class UncutSteps(Sides):
         """Each batch through both halves of its slot, end to end: gradients of its mean loss, nothing crosses."""
         self.begin(batches)
         held = [batch for batch in batches if self.link.holds(batch.slot)]
-        turns = [self.take_turn(batch) for batch in held]
+        self.backward_turns(batches, [self.take_turn(batch) for batch in held])
+
+    def backward_turns(self, batches: Sequence[Batch], turns: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """The same with these inputs and labels, one pair for each batch of a slot that is held here."""
+        held = [batch for batch in batches if self.link.holds(batch.slot)]
         smashed = self.forward_clients(held, [x for x, _ in turns])
         answered = iter(zip(self.forward_privates(held, smashed), turns, strict=True))
         losses = []

@@ -24,6 +24,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "fedsgd": ("#777777", "d"),
     "fedasync": ("#9900ff", "x"),
     "fedbuff": ("#cc1133", "+"),
+    "per_fedavg": ("#b072f6", "1"),
+    "reptile": ("#6105b4", "2"),
     "centralized": ("#999933", "p"),
     "holograd": ("#661100", "8"),
 }

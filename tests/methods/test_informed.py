@@ -17,10 +17,22 @@ from lightning_sfl.core.oort import Oort
 from lightning_sfl.core.power_of_choice import PowerOfChoice
 from lightning_sfl.core.reports import Report
 from lightning_sfl.core.selection import Uniform
-from lightning_sfl.methods import GAS, SFL, SFLV1, Centralized, FedAvg, FedSGD, MiniBatchSFL, MultiSFL, SplitMethod
+from lightning_sfl.methods import (
+    GAS,
+    SFL,
+    SFLV1,
+    Centralized,
+    FedAvg,
+    FedSGD,
+    MiniBatchSFL,
+    MultiSFL,
+    PerFedAvg,
+    SplitMethod,
+)
 from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 2, 7)
+SECOND_HALVES = {5: 3, 4: 2, 9: 5, 2: 1, 7: 4}  # of batches of 4 rows
 CHOOSING = [method for method in METHODS if method is not Centralized]
 
 
@@ -55,7 +67,8 @@ def test_every_method_tells_of_its_participants(cls: type[SplitMethod]) -> None:
         ended = [e for e in recorder.events if type(e).__name__ == "ClientEnd" and e.round == index]
         assert {*told} == {event.client_id for event in ended}
         for client, report in told.items():
-            assert report.rows == sum(event.rows for event in ended if event.client_id == client)
+            trained = sum(event.rows for event in ended if event.client_id == client)
+            assert report.rows == (SECOND_HALVES[trained] if cls is PerFedAvg else trained)
             assert 0 < report.mean <= report.root_mean_square
 
 

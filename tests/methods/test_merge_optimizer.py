@@ -24,13 +24,14 @@ from lightning_sfl.methods import (
     FedSGD,
     HoloGrad,
     MultiSFL,
+    Reptile,
     SplitLearning,
     SplitMethod,
 )
 from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2)
-REFUSING = (FedAsync, SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad)
+REFUSING = (FedAsync, SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad, Reptile)
 Factory = Callable[[Any], torch.optim.Optimizer]
 
 

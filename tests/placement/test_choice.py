@@ -29,6 +29,8 @@ from lightning_sfl.methods import (
     MiniBatchSFL,
     Mix2SFL,
     MultiSFL,
+    PerFedAvg,
+    Reptile,
     SplitLearning,
     SplitMethod,
 )
@@ -37,7 +39,7 @@ from lightning_sfl.placement.choice import mode_for
 from lightning_sfl.placement.launch import honour, num_processes, strategy_for
 from tests.tiny import build, network, rows
 
-ALWAYS = [SFLV1, FedAvg]
+ALWAYS = [SFLV1, FedAvg, PerFedAvg, Reptile]
 IN_SUMS = [MiniBatchSFL, USFL]
 NEVER = [SFL, SFLV2, SplitLearning, Mix2SFL, MultiSFL, GAS, FedSGD, HoloGrad, FedAsync, FedBuff]
 
