@@ -72,6 +72,10 @@ class PerFedAvg(WholeMethod):
         found = super().costs(row)
         return replace(found, flops=2 * found.flops) if self.variant == "hf" else found
 
+    def departures(self) -> dict[str, str]:
+        half = "the step is taken with the gradient on half of a batch, after a step of adaptation on the other"
+        return dict.fromkeys(("one_step", "one_client"), half)
+
     def local_step(self, batches: Sequence[Batch]) -> None:
         self.begin(batches)
         held = [batch for batch in batches if self.link.holds(batch.slot)]

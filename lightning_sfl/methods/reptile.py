@@ -41,6 +41,10 @@ class Reptile(WholeMethod):
         require(0 < rate <= 1, "rate", rate, "a number > 0 and <= 1")
         self.rate = rate
 
+    def departures(self) -> dict[str, str]:
+        part = f"the merged network goes {self.rate:g} of the way to what clients have trained"
+        return {} if self.rate == 1 else dict.fromkeys(("one_step", "one_client"), part)
+
     @torch.no_grad()
     def merge(self, plan: Plan) -> None:
         trained = [p for p in self.merged_halves().parameters() if p.requires_grad]
