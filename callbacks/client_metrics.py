@@ -26,9 +26,10 @@ class ClientMetrics(Watcher):
     """Writes `client/{local,merged,adapted}_{train,val}_{loss,acc}_{mean,worst,std}`, and each client's.
 
     `local` is a client's half, with the server half that serves it, at the end of its round before anything is merged;
-    `merged` is the merged network, on the rows of every client there is, `adapted` the same after `adapt_steps` steps
-    on the client's own training rows. Means are weighted by rows. `train` are the rows a client trains on, `val` those
-    that it keeps (`data.client_val_fraction`). Besides, `client/duration_s_*`, the simulated time of `model.cell`, and
+    `merged` is the merged network, in IFCA the one that a client chooses, on the rows of every client there is, and
+    `adapted` the same after `adapt_steps` steps on the client's own training rows. Means are weighted by rows. `train`
+    are the rows a client trains on, `val` those that it keeps (`data.client_val_fraction`). Besides,
+    `client/duration_s_*`, the simulated time of `model.cell`, and
     `client/staleness_*`, merges that were missed, of those who took part, and who they are. Costs a forward pass over
     these rows for each participant, and one over the rows of all clients; adapting costs more of these.
 
@@ -120,7 +121,7 @@ class ClientMetrics(Watcher):
         """Judge the merged network, on everybody's rows."""
         if self.due(event.round):
             for client in range(module.population.num_clients):
-                halves = (event.client_half, event.server_half)
+                halves = module.serving(client)
                 self.merged[client] = self._judge(module, client, *halves)
                 if self.adapt_steps:
                     self.adapted[client] = self._judge(module, client, *self._adapt(module, client, *halves))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_sfl.core.split import split as split
     from lightning_sfl.data import FederatedData as FederatedData
     from lightning_sfl.methods import GAS as GAS
+    from lightning_sfl.methods import IFCA as IFCA
     from lightning_sfl.methods import SFL as SFL
     from lightning_sfl.methods import SFLV1 as SFLV1
     from lightning_sfl.methods import SFLV2 as SFLV2
@@ -51,6 +52,7 @@ _METHODS = (
     "FedBuff",
     "PerFedAvg",
     "Reptile",
+    "IFCA",
     "HoloGrad",
     "Centralized",
 )

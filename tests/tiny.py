@@ -29,6 +29,7 @@ from lightning_sfl.core.staleness import Hinge, Polynomial
 from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.methods import (
     GAS,
+    IFCA,
     SFLV1,
     USFL,
     FedAsync,
@@ -51,7 +52,7 @@ METHODS: list[type[SplitMethod]] = [
     for entry in (getattr(registry, name) for name in registry.__all__)
     if isinstance(entry, type) and issubclass(entry, SplitMethod) and entry is not SplitMethod
 ]
-UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "PerFedAvg", "Reptile", "HoloGrad", "Centralized")
+UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "PerFedAvg", "Reptile", "IFCA", "HoloGrad", "Centralized")
 CUT_METHODS = [method for method in METHODS if method.__name__ not in UNCUT]
 
 # Methods whose slots, with their optimizers, go on from round to round.
@@ -67,6 +68,7 @@ FIXED: dict[type[SplitMethod], set[str]] = {
     FedBuff: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     PerFedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     Reptile: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    IFCA: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
     HoloGrad: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
@@ -79,6 +81,7 @@ PLAIN: dict[type[SplitMethod], dict[str, Any]] = {
     FedAsync: {"mixing": 1.0},
     PerFedAvg: {"adapt_lr": 0.0},
     Reptile: {"rate": 1.0},
+    IFCA: {"clusters": 1},
     USFL: {"balancing": Balancing("none")},
     HoloGrad: {"num_scalars": 151, "directions": "orthogonal"},  # the small network's parameters: nothing is left out
 }
@@ -102,6 +105,7 @@ RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
     FedAsync: lambda: {"mixing": 0.6, "staleness": Hinge(tolerated=1), "client_momentum": "shared"},
     PerFedAvg: lambda: {"adapt_lr": 0.1, "variant": "hf"},
     Reptile: lambda: {"rate": 0.5, "weighting": "rows"},
+    IFCA: lambda: {"clusters": 3},
     FedBuff: lambda: {"staleness": Polynomial(), "weighting": "samples", "model_buffer": 2},
     HoloGrad: lambda: {
         "num_scalars": 60,

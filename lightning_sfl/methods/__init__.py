@@ -11,6 +11,7 @@ from lightning_sfl.methods.fedbuff import FedBuff
 from lightning_sfl.methods.fedsgd import FedSGD
 from lightning_sfl.methods.gas import GAS
 from lightning_sfl.methods.holograd import HoloGrad
+from lightning_sfl.methods.ifca import IFCA
 from lightning_sfl.methods.minibatch_sfl import MiniBatchSFL
 from lightning_sfl.methods.mix2sfl import Mix2SFL
 from lightning_sfl.methods.multisfl import MultiSFL
@@ -24,6 +25,7 @@ from lightning_sfl.methods.usfl import USFL
 
 __all__ = [
     "GAS",
+    "IFCA",
     "SFL",
     "SFLV1",
     "SFLV2",

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import lightning
 import torch
+from torch import nn
 
 from lightning_sfl import __version__
 from lightning_sfl.core import events
@@ -195,6 +196,10 @@ class SplitMethod(MatchedSides):
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""
         self.boundary.count("weights", "up", self.owned_bytes)
+
+    def serving(self, client: int) -> tuple[nn.Module, nn.Module]:
+        """The network, in halves, that a client would be given now: the merged one."""
+        return self.client_half, self.server_half
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 

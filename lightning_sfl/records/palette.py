@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "fedbuff": ("#cc1133", "+"),
     "per_fedavg": ("#b072f6", "1"),
     "reptile": ("#6105b4", "2"),
+    "ifca": ("#351643", "3"),
     "centralized": ("#999933", "p"),
     "holograd": ("#661100", "8"),
 }

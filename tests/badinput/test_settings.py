@@ -145,6 +145,8 @@ FAMILY = [
     (["--client_metrics.every=1", "--client_metrics.adapt_steps=1"], ["client_metrics.adapt_lr=None", "finite number"]),
     (["--client_metrics.every=1", "--client_metrics.adapt_lr=0.1"], ["client_metrics.adapt_lr=0.1", "else null"]),
     (["--client_metrics.adapt_steps=-1"], ["client_metrics.adapt_steps=-1 is not allowed", ">= 0"]),
+    (["--model=IFCA", "--model.clusters=0"], ["clusters=0 is not allowed: an integer >= 1"]),
+    (["--model=IFCA", "--model.aggregator=Median"], ["aggregator='Median'", "none in IFCA", "single client"]),
     (["--model.effort=Decya"], ["model.effort: no effort", "did you mean Decay?", "Plateau", "UpperConfidence"]),
     (["--model.effort=Decay", "--model.effort.epochs_factor=2"], ["effort.epochs_factor=2.0", "at most 1"]),
     (["--model.effort=Decay", "--model.effort.batch_factor=2"], ["effort.most_batch=None", "as batches grow"]),

@@ -16,6 +16,7 @@ from lightning_sfl.core.events import CutGradient
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.selection import FixedSchedule
 from lightning_sfl.methods import (
+    IFCA,
     SFL,
     SFLV1,
     SFLV2,
@@ -62,6 +63,10 @@ class SecondHalf(FedAvg):
 
 Pair = tuple[Callable[[], State], Callable[[], State]]
 BITWISE: dict[str, Pair] = {
+    "IFCA of one cluster is FedAvg": (
+        lambda: run(IFCA, participants=2, rounds=4, net=RICH, **MOMENTUM, clusters=1),
+        lambda: run(FedAvg, participants=2, rounds=4, net=RICH, **MOMENTUM),
+    ),
     "Reptile of rate 1 is FedAvg of clients that count alike": (
         lambda: run(Reptile, participants=2, rounds=4, net=RICH, **MOMENTUM),
         lambda: run(FedAvg, participants=2, rounds=4, net=RICH, **MOMENTUM, weighting="uniform"),

@@ -16,6 +16,7 @@ from lightning_sfl.core.aggregators import Median
 from lightning_sfl.core.errors import CheckpointError, ConfigError
 from lightning_sfl.methods import (
     GAS,
+    IFCA,
     SFL,
     SFLV1,
     Centralized,
@@ -31,7 +32,7 @@ from lightning_sfl.methods import (
 from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2)
-REFUSING = (FedAsync, SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad, Reptile)
+REFUSING = (FedAsync, SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad, Reptile, IFCA)
 Factory = Callable[[Any], torch.optim.Optimizer]
 
 

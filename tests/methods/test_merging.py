@@ -23,6 +23,7 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.methods import (
     GAS,
+    IFCA,
     SFL,
     SFLV1,
     Centralized,
@@ -51,7 +52,7 @@ from tests.tiny import (
 )
 
 SIZES = (5, 4, 9, 2, 6)
-MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad)]
+MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad, IFCA)]
 RULES: list[Aggregator] = [
     CosineWeighted(),
     DeviationClipping(1.0),

@@ -25,13 +25,14 @@ FEW = [
     "GAS:gathered:rich:dropout",
     "FedBuff:roles:rich:dropout",
     "PerFedAvg:roles:rich:norm",
+    "IFCA:roles:rich:norm",
     "FedSGD:roles:norm",
     "HoloGrad:gathered:rich:dropout:norm",
     "MiniBatchSFL:sharded",
     "SFLV1:sharded:dropout:norm:double",
 ]
 METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "USFL", "Mix2SFL", "MultiSFL", "GAS", "FedAvg")
-METHODS += ("FedAsync", "FedBuff", "PerFedAvg", "Reptile")
+METHODS += ("FedAsync", "FedBuff", "PerFedAvg", "Reptile", "IFCA")
 ALL = (*METHODS, "FedSGD", "HoloGrad")
 MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in ALL for mode in ("gathered", "roles")]
 MATRIX += [f"{name}:{mode}:adam" for name in METHODS for mode in ("gathered", "roles")]
