@@ -66,7 +66,7 @@ class AsynchronousMethod(SplitMethod):
         self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
         self.client_momentum, self.moved_last = client_momentum, 0
         self.handed_on = client_momentum == "shared"
-        self.handed_in: list[tuple[State, float]] = []
+        self.handed_in: list[tuple[State, float, int]] = []
         self.visits: Visits | None = None
 
     @property
@@ -153,8 +153,8 @@ class AsynchronousMethod(SplitMethod):
             self.send_weights(slot)
         self.keep_own(slot, self.visits.in_slot[slot].client)
         weight = self.tell_end(slot, finished=True)
-        self.handed_in.append(({name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}, weight))
-        self.visits.leave(slot)
+        state = {name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}
+        self.handed_in.append((state, weight, self.visits.leave(slot).client))
         if self.client_momentum == "per_slot":
             for parameter in self.slots[slot].parameters():
                 self.optimizer("client").optimizer.state.pop(parameter, None)
@@ -176,8 +176,7 @@ class AsynchronousMethod(SplitMethod):
             self.tell_end(slot, finished=False)
 
     def merge(self, plan: Plan) -> None:
-        states, weights = zip(*self.handed_in, strict=True)
-        self.put_together(states, weights)
+        self.put_together(*zip(*self.handed_in, strict=True))
         self.handed_in.clear()
 
     def begin(self, batches: Sequence[Batch]) -> None:

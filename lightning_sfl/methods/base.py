@@ -86,7 +86,9 @@ class SplitMethod(MatchedSides):
         """Put the participants' halves together: by default the weighted average of FedAvg."""
         weights = self.weights(plan)
         self.put_together(
-            [self.handed_in_by(slot) for slot in plan.finishers], [weights[slot] for slot in plan.finishers]
+            [self.handed_in_by(slot) for slot in plan.finishers],
+            [weights[slot] for slot in plan.finishers],
+            [plan.participants[slot] for slot in plan.finishers],
         )
 
     # --- the round --------------------------------------------------------------------------------------------------
@@ -150,7 +152,8 @@ class SplitMethod(MatchedSides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        scalars = {**self.attended, **self.work_scalars(), **self.matched_scalars(), **self.scalars()}
+        told = {**self.work_scalars(), **self.matched_scalars(), **self.privacy_scalars()}
+        scalars = {**self.attended, **told, **self.scalars()}
         self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
@@ -192,7 +195,7 @@ class SplitMethod(MatchedSides):
 
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""
-        self.boundary.count("weights", "up", self.owned_bytes)
+        self.boundary.count("weights", "up", self.sent_bytes(slot, self.owned_bytes))
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 
@@ -220,6 +223,7 @@ class SplitMethod(MatchedSides):
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
             *([f"matched: {self.dynamics.said()}"] if self.dynamics.matched else []),
             *(f"with: {', '.join(said)}" for said in [self.options_of_family()] if said),
+            *self.said_of_privacy(),
             f"placement: {self.link.describe()} on {self.device}",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",

@@ -51,7 +51,11 @@ def why_not_roles(method: Any) -> str:
     """Why processes with clients alone would not know what they have to; empty where they do."""
     if method.selection.learns:
         return f"{type(method.selection).__name__} learns from losses, which clients do not see"
-    judged = not isinstance(method.aggregator, WeightedAverage) and method.server_copies and not method.whole_on_client
+    if not method.server_copies or method.whole_on_client:
+        return ""
+    if method.privacy is not None and not method.privacy.at_client:
+        return f"privacy {type(method.privacy).__name__} bounds clients' server copies, too"
+    judged = not isinstance(method.aggregator, WeightedAverage)
     return "the aggregator judges clients by their server copies, too" if judged else ""
 
 
@@ -70,6 +74,8 @@ def why_not_sharded(method: Any, example: Tensor) -> str:
     name = type(method).__name__
     if not isinstance(method.aggregator, WeightedAverage):
         return f"aggregator {type(method.aggregator).__name__} looks at the halves of all clients"
+    if method.privacy is not None:
+        return f"privacy {type(method.privacy).__name__} acts on each client's update where all are merged"
     if not method.attendance.is_full or method.selection.learns:
         return "participants depend on more than each process knows"
     if method.whole_loss:
