@@ -102,7 +102,7 @@ class SplitMethod(MatchedSides):
     def on_fit_start(self) -> None:
         """Bring the data to the device and look up who watches."""
         self.population = self.data.population.to(self.device)
-        self.boundary = Boundary()
+        self.boundary = Boundary(self.veil)
         self.recall_memory()
         self.watch(self.trainer.callbacks, here=self.link.watches)  # type: ignore[attr-defined]
 
@@ -142,7 +142,7 @@ class SplitMethod(MatchedSides):
         self.feed = Feed(self.population, plan)
         self.match(plan)
         self.steps_taken = Counter()
-        self.boundary.start_round()
+        self.boundary.start_round(plan.index)
         self.emit(events.RoundStart, plan.participants, self.client_half, self.server_half)
         for batches in self.steps(plan):
             self.local_step(batches)

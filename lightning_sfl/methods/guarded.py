@@ -15,6 +15,7 @@ from lightning_sfl.core.cut import num_bytes
 from lightning_sfl.core.effort import Effort
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.privacy.base import Moment, Privacy, Setting
+from lightning_sfl.core.privacy.smashed import SmashedNoise
 from lightning_sfl.core.selection import Uniform
 from lightning_sfl.core.state import State, buffers_of
 from lightning_sfl.methods.merging import Merging
@@ -29,14 +30,25 @@ class Guarded(Merging):
         backbone: the whole network; it is cut after `cut_layer`.
         cut_layer: dotted name of the last stage of the client half.
         privacy: what is done to updates before they are merged, see docs/privacy.md; null for nothing.
+        smashed_noise: std of Gaussian noise on every number of the smashed data, before they leave the client.
         kwargs: options of `SplitModule`.
     """
 
     why_unguarded: ClassVar[str] = ""
 
-    def __init__(self, backbone: nn.Module, cut_layer: str, *, privacy: Privacy | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        cut_layer: str,
+        *,
+        privacy: Privacy | None = None,
+        smashed_noise: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(backbone, cut_layer, **kwargs)
-        self.privacy = privacy
+        self.privacy, self.veil = privacy, SmashedNoise(smashed_noise, self.seed) if smashed_noise else None
+        crosses = smashed_noise == 0 or self.answers_uploads
+        require(crosses, "smashed_noise", smashed_noise, f"0 in {type(self).__name__}, where no smashed data are sent")
         if privacy is not None:
             self.check_privacy(privacy, type(privacy).__name__)
 
@@ -147,7 +159,9 @@ class Guarded(Merging):
 
     def said_of_privacy(self) -> list[str]:
         """What the first screen says of it."""
-        return [] if self.privacy is None else [f"privacy: {self.privacy.said()}"]
+        of_updates = [] if self.privacy is None else [f"privacy: {self.privacy.said()}"]
+        noise = None if self.veil is None else self.veil.std
+        return [*of_updates, *([] if noise is None else [f"smashed data: noise of std {noise:g} on every number"])]
 
     def data_identity(self) -> dict[str, Any]:
         return super().data_identity() | {"privacy": None if self.privacy is None else type(self.privacy).__name__}
