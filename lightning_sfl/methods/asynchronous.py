@@ -43,6 +43,7 @@ class AsynchronousMethod(SplitMethod):
     one_at_a_time = True
     why_full = "clients come and go on its own clock"
     why_same_work = "visits go on from round to round"
+    why_not_together = "clients hand in one by one, and cannot agree on masks beforehand"
 
     def __init__(
         self,

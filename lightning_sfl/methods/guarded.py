@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core.aggregators import WeightedAverage
+from lightning_sfl.core.attendance import EVERYBODY
 from lightning_sfl.core.cut import num_bytes
 from lightning_sfl.core.effort import Effort
 from lightning_sfl.core.errors import require
@@ -25,6 +26,7 @@ class Guarded(Merging):
     """Hands every update to `privacy` before it is merged.
 
     why_unguarded: what to answer where that has no meaning although states are merged.
+    why_not_together: what to answer where clients cannot agree on something beforehand.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -35,6 +37,7 @@ class Guarded(Merging):
     """
 
     why_unguarded: ClassVar[str] = ""
+    why_not_together: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Guarded(Merging):
 
     def check_privacy(self, privacy: Privacy, name: str) -> None:
         """Refuse what has no meaning for this method and its options."""
-        why = self.why_only_averaged or self.why_unguarded
+        why = self.why_only_averaged or self.why_unguarded or (self.why_not_together if privacy.together else "")
         require(not why, "privacy", name, f"null in {type(self).__name__}, as {why}")
         rule = type(self.aggregator).__name__
         averaged = isinstance(self.aggregator, WeightedAverage) or not privacy.forms_mean
@@ -70,7 +73,12 @@ class Guarded(Merging):
             name, where = type(self.privacy).__name__, floating[0].partition(".")[2] if floating else ""
             why = f"null with buffers such as {where}, which would {self.privacy.unguarded}; take norm: group"
             require(not (floating and self.privacy.unguarded), "privacy", name, why)
-            self.privacy.prepare(Setting(self.num_expected, self.asked_share, self.why_unaccounted))
+            for key in ("overcommit", "deadline_s") if self.privacy.together else ():
+                value, usual = getattr(self.attendance, key), getattr(EVERYBODY, key)
+                why = f"{usual} with privacy {name}, whose clients have to hand in together; it has drop_out of its own"
+                require(value == usual, f"attendance.{key}", value, why)
+            alike = self.weighting == "uniform"
+            self.privacy.prepare(Setting(self.num_expected, self.asked_share, self.why_unaccounted, alike))
 
     @property
     def asked_share(self) -> float:

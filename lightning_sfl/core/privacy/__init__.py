@@ -4,5 +4,6 @@ from lightning_sfl.core.privacy.base import Privacy
 from lightning_sfl.core.privacy.central import CentralDP
 from lightning_sfl.core.privacy.local import LocalDP
 from lightning_sfl.core.privacy.masking import GradientMasking
+from lightning_sfl.core.privacy.secure import SecureAggregation
 
-__all__ = ["CentralDP", "GradientMasking", "LocalDP", "Privacy"]
+__all__ = ["CentralDP", "GradientMasking", "LocalDP", "Privacy", "SecureAggregation"]

@@ -37,12 +37,14 @@ class Setting:
     """What an ingredient is told before the first round.
 
     participants: updates that a round is expected to merge; rate: share of the clients that a round asks; unaccounted:
-    why no privacy account can be kept for this method and its options, empty where it can.
+    why no privacy account can be kept for this method and its options, empty where it can; uniform: all updates have
+    the same weight.
     """
 
     participants: int
     rate: float
     unaccounted: str = ""
+    uniform: bool = False
 
 
 class Privacy(ABC):
@@ -50,12 +52,14 @@ class Privacy(ABC):
 
     at_client: it acts before anything leaves the client, and so on what the client sends; else on all that is merged.
     forms_mean: it makes one mean update of all, so that no other aggregator has a say.
+    together: its clients have to be there at the same time, and hand in together.
     uniform: why all clients have to count alike; empty where they need not.
     unguarded: what becomes of floating buffers that travel beside the parameters, where that would defeat it.
     """
 
     at_client: ClassVar[bool] = True
     forms_mean: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     uniform: ClassVar[str] = ""
     unguarded: ClassVar[str] = "travel as they are"
 
