@@ -24,7 +24,7 @@ from lightning_sfl.methods.base import SplitMethod
 # Of the FedAvg family: what few clients may be too few for, and what equivalences do not hold with.
 FAMILY = {
     "aggregator": None, "merge_optimizer": None, "effort": None, "attendance": Namespace(**vars(EVERYBODY)),
-    "privacy": None, "smashed_noise": 0.0,
+    "privacy": None, "smashed_noise": 0.0, "sample_dp": None,
 }  # fmt: skip
 
 

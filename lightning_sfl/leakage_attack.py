@@ -19,6 +19,7 @@ from lightning_sfl.core.aggregation import normalised
 from lightning_sfl.core.cut import Smashed, parts
 from lightning_sfl.core.population import Population
 from lightning_sfl.core.privacy.base import Moment
+from lightning_sfl.core.privacy.sample import SampleDP
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.selection import Uniform
 from lightning_sfl.measures.inversion import invert, relative_error
@@ -98,6 +99,18 @@ class Attack:
         columns = zip(self.trained, found, strict=True)
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in columns])
 
+    def gradient_by_rows(self, dp: SampleDP, client: int) -> Tensor:
+        """The gradient of one client's step, its rows bounded and noised."""
+        x, y = self.victims.x[client], self.victims.y[client]
+        logits = self.halves[1](self.halves[0](x))
+        rows = [([self.method.loss(logits[j : j + 1], y[j : j + 1])], None) for j in range(len(y))]
+        key = (self.method.seed, "sample_dp", 0, self.victims.clients[client], 0)
+        dp.descend(rows, self.trained, 1.0, len(y), key)
+        found = torch.cat([p.grad.flatten() for p in self.trained if p.grad is not None])
+        for parameter in self.trained:
+            parameter.grad = None
+        return found
+
     def smashed(self, x: Tensor) -> Tensor:
         """What leaves the client half, as one vector."""
         return flat(self.halves[0](x))
@@ -120,15 +133,23 @@ class Attack:
 
     def seen_updates(self) -> Iterator[Seen]:
         """Its update, or a mean in which it has a part."""
-        privacy, victims = self.method.privacy, self.victims
-        count = len(victims.clients)
+        method, victims = self.method, self.victims
+        privacy, count = method.privacy, len(victims.clients)
+        names = ["sample_dp"] * (method.sample_dp is not None) + ([type(privacy).__name__] if privacy else [])
+        trusted = privacy is not None and not privacy.at_client
         gradients = [self.gradient(x, range(i, i + 1), graph=False) for i, x in enumerate(victims.x)]
+        by = "server" if not names or (trusted and method.sample_dp is None) else "nobody"
+        yield Seen(
+            by, " before ".join(["update", *([" and ".join(names)] if names else [])]), gradients[0], self.gradient
+        )
+        if method.sample_dp is not None:
+            gradients = [self.gradient_by_rows(method.sample_dp, i) for i in range(count)]
+            if trusted or privacy is None:
+                yield Seen("server", "update after sample_dp", gradients[0], self.gradient)
         if privacy is None:
-            yield Seen("server", "update", gradients[0], self.gradient)
             return
-        name, trusted = type(privacy).__name__, not privacy.at_client
-        yield Seen("server" if trusted else "nobody", f"update before {name}", gradients[0], self.gradient)
-        moments = [Moment(self.method.seed, 0)] * count
+        name = " and ".join(names)
+        moments = [Moment(method.seed, 0)] * count
         updates = [self.factor * gradient for gradient in gradients]
         hidden = [privacy.hide(*each) for each in zip(updates, victims.clients, moments, strict=True)]
         if not privacy.forms_mean:

@@ -89,8 +89,11 @@ class Guarded(Merging):
     @property
     def why_unaccounted(self) -> str:
         """What besides the merged updates lets the network learn from clients' data; empty where nothing does."""
-        if not self.server_copies:
-            return "the server half learns from smashed data without noise"
+        return self.why_learning if self.server_copies else "the server half learns from smashed data without noise"
+
+    @property
+    def why_learning(self) -> str:
+        """What goes by training results that nothing hides; empty where nothing does."""
         if self.selection.learns:
             return f"{type(self.selection).__name__} goes by training losses without noise"
         learns = self.effort is not None and type(self.effort).learn is not Effort.learn

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP
+from lightning_sfl.core.privacy.sample import SampleDP
 from lightning_sfl.leakage_study import leaks_at_cuts, leaks_to_attack
 from lightning_sfl.leaks_command import progress
 from lightning_sfl.methods import SFL, FedAvg, FedSGD, SplitMethod
@@ -48,6 +49,18 @@ def test_noise_hides_it_and_a_mask_does_not() -> None:
     assert noised["update after LocalDP"] > 0.5
     masked = errors(FedAvg, privacy=GradientMasking(0.3))
     assert masked["update after GradientMasking"] < 0.3
+
+
+def test_bounded_rows_are_seen_as_they_are_sent() -> None:
+    found = errors(FedAvg, 100, sample_dp=SampleDP(1.0, 1.0, None), privacy=CentralDP(1e9, 0.0), weighting="uniform")
+    assert [*found] == [
+        "update before sample_dp and CentralDP",
+        "update after sample_dp",
+        "mean of 3 updates after sample_dp and CentralDP",
+    ]
+    assert found["update after sample_dp"] > 0.5
+    quiet = errors(FedAvg, sample_dp=SampleDP(0.01, 0.0))
+    assert quiet["update after sample_dp"] < 0.05  # one row: bounded, it still points where it did
 
 
 def test_central_noise_hides_nothing_from_the_server() -> None:

@@ -34,6 +34,10 @@ SHARDED = ["MiniBatchSFL:sharded", "USFL:sharded", "SFLV1:sharded:dropout", "Fed
 MATRIX += SHARDED
 MATRIX += ["SFL:gathered:bf16", "USFL:roles:bf16", "FedAvg:roles:bf16"]
 MATRIX += [f"{case}:double" for case in SHARDED]
+PRIVATE = [f"{name}:{mode}:local:noised:by_rows" for name in ("SFL", "GAS", "SFLV1") for mode in ("gathered", "roles")]
+PRIVATE += ["FedAvg:gathered:central:by_rows", "FedAvg:roles:central", "SFL:roles:masked", "SFLV1:gathered:central"]
+PRIVATE += ["SFL:gathered:secure", "SFL:roles:secure", "FedSGD:roles:masked", "MultiSFL:roles:rich:noised:by_rows"]
+MATRIX += PRIVATE
 
 
 def compare(processes: int, cases: list[str], folder: Path) -> None:

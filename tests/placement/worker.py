@@ -1,7 +1,8 @@
 """One process of several: `worker.py PROCESSES RESULTS CASE ...` trains each case in turn and saves what came of it.
 
 A case is METHOD:MODE and options: `dropout`, `norm` (batch normalisation), `rich` (whatever the method can do), `adam`,
-`double` (precision), `bf16` (mixed precision).
+`double` (precision), `bf16` (mixed precision), `local`, `central`, `masked` or `secure` (privacy of updates),
+`noised` (smashed data), `by_rows` (sample-level privacy).
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ import torch.distributed as dist
 import lightning_sfl.methods as registry
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.core.errors import SFLError
+from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP, SecureAggregation
+from lightning_sfl.core.privacy.sample import SampleDP
 from lightning_sfl.placement import Placement, SplitStrategy
 from tests.tiny import Recorder, build, network, rich_of, rows, sgd, trainer, whole
 
 TIMEOUT_S = 60.0
+PRIVACY = {
+    "local": lambda: LocalDP(1.0, 0.1),
+    "central": lambda: CentralDP(0.5, 0.1, None, adaptive=True),
+    "masked": lambda: GradientMasking(0.3, error_feedback=True),
+    "secure": lambda: SecureAggregation(drop_out=0.2, threshold=2),
+}
 
 
 class Closely(Recorder):
@@ -60,6 +69,10 @@ def train(case: str, processes: int, rounds: int = 4, resume: str | None = None,
     cls = getattr(registry, name)
     options = {"client_optimizer": optimizer, "server_optimizer": optimizer, "participants": 3, "batch_size": 4}
     options |= {"persist_server_optimizer": True} | (rich_of(cls) if "rich" in flags else {})
+    options["privacy"] = next((make() for flag, make in PRIVACY.items() if flag in flags), None)
+    options |= {"weighting": "uniform"} if "central" in flags else {}
+    options |= {"smashed_noise": 0.3} if "noised" in flags else {}
+    options |= {"sample_dp": SampleDP(0.5, 0.5, None)} if "by_rows" in flags else {}
     dtype = torch.float64 if "double" in flags else torch.float32
     method = build(cls, network(0.2 if "dropout" in flags else 0.0, "norm" in flags, dtype), **options)
     recorder = Closely()

@@ -70,6 +70,16 @@ def test_noise_on_smashed_data(terminal: Terminal) -> None:
     assert "smashed_noise=0.5 is not allowed: 0 in FedAvg, where no smashed data are sent" in refused
 
 
+@pytest.mark.parametrize("method", ["sfl", "fedavg"])
+def test_bounded_rows_in_local_training(method: str, terminal: Terminal) -> None:
+    screen, rounds = trained(terminal, method, ["--model.sample_dp={clip: 1, noise_multiplier: 0.5, delta: null}"])
+    half = "the client half; no epsilon, as the server half" if method == "sfl" else "both halves; no epsilon, as there"
+    assert f"local training: rows clipped to 1, noise multiplier 0.5 on {half}" in screen
+    assert len(rounds) == 2
+    refused = terminal.is_refused("fit", "--config=configs/methods/sfl.yaml", *SMALL, "--model.sample_dp.clip=1")
+    assert "model.sample_dp.noise_multiplier is missing" in refused
+
+
 def test_an_epsilon_is_recorded_with_fedavg_and_none_with_sfl(terminal: Terminal) -> None:
     pytest.importorskip("opacus")
     wanted = ["--model.privacy=CentralDP", "--model.privacy.clip=1", "--model.privacy.noise_multiplier=2"]

@@ -17,11 +17,11 @@ from lightning_sfl.core.errors import ConfigError
 ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 128, 256, 512)
 
 
-def check_installed() -> None:
-    """Refuse to begin without the package that computes the account."""
+def check_installed(key: str = "privacy") -> None:
+    """Refuse to begin without the package that computes the account of this setting."""
     if importlib.util.find_spec("opacus") is None:
         raise ConfigError(
-            "privacy.delta is not allowed: null where Opacus is missing; pip install 'lightning_sfl[privacy]' brings it"
+            f"{key}.delta is not allowed: null where Opacus is missing; pip install 'lightning_sfl[privacy]' brings it"
         )
 
 

@@ -115,9 +115,9 @@ def gaussian(update: Tensor, std: float, draws: np.random.Generator) -> Tensor:
     return update + noise.to(update)
 
 
-def check_clip(clip: float, noise: float) -> None:
+def check_clip(clip: float, noise: float, setting: str = "privacy") -> None:
     """Refuse norms and noises that cannot be."""
     if not (clip > 0 and 0 <= noise < float("inf") and (clip < float("inf") or noise == 0)):
         key, value = ("clip", clip) if not clip > 0 or clip == float("inf") else ("noise_multiplier", noise)
         allowed = "a number > 0, infinite only without noise" if key == "clip" else "a finite number >= 0"
-        raise ConfigError(f"privacy.{key}={value!r} is not allowed: {allowed}")
+        raise ConfigError(f"{setting}.{key}={value!r} is not allowed: {allowed}")
