@@ -36,7 +36,7 @@ from lightning_sfl.methods.module import Role
 class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
 
-    one_process: why there is nothing to deal to several processes; empty where there is.
+    one_process: why there is nothing to deal to several processes, or devices; empty where there is.
     whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
     then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
     """
@@ -111,7 +111,7 @@ class SplitMethod(MatchedSides):
         self.tally = Tally()
         self.set_work(self.current_epoch)
         scalars = {"round": float(self.current_epoch)}
-        with untouched_generators(self.device):
+        with untouched_generators(self.device, self.server_device):
             if self.takes_place(self.current_epoch):
                 self.train_round(self.in_time(self.plan(self.current_epoch)))
                 scalars["train/loss"], scalars["train/acc"] = self.link.read(self.tally)
