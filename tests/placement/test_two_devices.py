@@ -53,6 +53,7 @@ class Afterwards(L.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.devices.copies.clear()
+        self.said = [line for line in pl_module.describe() if line.startswith("placement: ")]
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         clients = {where for half in (pl_module.client_half, *pl_module.slots) for where in on(half)}
@@ -88,6 +89,7 @@ def test_what_is_copied_is_what_crosses_the_cut(cls: type[SplitMethod]) -> None:
         afterwards = Afterwards(devices)
         on_two, run = trained(cls, devices, [told, afterwards], **rich_of(cls))
         assert afterwards.places == [({FIRST}, {SECOND})] * 3
+        assert afterwards.said[0].endswith("the server half on meta:1, the client halves on meta:0")
         up, down = devices.crossed(FIRST, SECOND), devices.crossed(SECOND, FIRST)
         run.test(on_two, rows(), verbose=False)
     assert differing(whole(on_one), whole(on_two)) == []

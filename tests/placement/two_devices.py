@@ -148,7 +148,8 @@ def wrapped(tensor: Tensor, where: torch.device, known: dict[int, On]) -> Tensor
 def may_be_anywhere(func: Any, tensor: Tensor) -> bool:
     """What CUDA takes from the processor as well."""
     plain = not isinstance(tensor, On)
-    return plain and (tensor.dim() == 0 or (func in TAKE_ROW_NUMBERS and not tensor.is_floating_point()))
+    number = tensor.dim() == 0 and func not in (torch.ops.aten.stack.default, torch.ops.aten.cat.default)
+    return plain and (number or (func in TAKE_ROW_NUMBERS and not tensor.is_floating_point()))
 
 
 def alike(args: Any) -> bool:
