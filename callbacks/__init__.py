@@ -24,6 +24,7 @@ else:
     from lightning_sfl.callbacks.gradient_dissimilarity import GradientDissimilarity
     from lightning_sfl.callbacks.gradient_divergence import GradientDivergence
     from lightning_sfl.callbacks.initial_distance import InitialDistance
+    from lightning_sfl.callbacks.label_imbalance import LabelImbalance
     from lightning_sfl.callbacks.oracle_distance import OracleDistance
     from lightning_sfl.callbacks.probe_alignment import ProbeAlignment
     from lightning_sfl.callbacks.progress import RoundProgress
@@ -45,6 +46,7 @@ else:
         "GradientDissimilarity",
         "GradientDivergence",
         "InitialDistance",
+        "LabelImbalance",
         "OracleDistance",
         "ProbeAlignment",
         "ProofCheck",
@@ -66,6 +68,7 @@ else:
         "drift": Drift,
         "initial_distance": InitialDistance,
         "cut_scale": CutScale,
+        "label_imbalance": LabelImbalance,
         "round_record": RoundRecord,
         "stop_at": StopAt,
     }

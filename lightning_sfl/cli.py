@@ -41,7 +41,7 @@ from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
 from lightning_sfl.placement.launch import check_placement, honour, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
-from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
+from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, loggers_for
 
 
 class SFLCLI(LightningCLI):
@@ -145,8 +145,10 @@ class SFLCLI(LightningCLI):
         """Add loggers in the run's folder, durable checkpoints, and what a resumed run goes on from."""
         settings = self._get(self.config_init, "trainer")
         if self.subcommand == "fit":
-            if settings.logger in (None, True):
-                kwargs["logger"] = self.loggers(settings.default_root_dir)
+            if settings.logger in (None, True, False):
+                resumed, root = self._get(self.config, "resume"), settings.default_root_dir
+                loggers, logged = loggers_for(resumed, root, self.model.method_name), settings.logger is not False
+                kwargs |= {"logger": loggers} if logged else {"default_root_dir": loggers[0].log_dir}
             settings.callbacks = [*(settings.callbacks or []), KeepBest(), callbacks.FirstScreen()]
         else:
             kwargs["logger"] = False
@@ -156,14 +158,6 @@ class SFLCLI(LightningCLI):
         kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), settings)
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
-
-    def loggers(self, root: str) -> list[Any]:
-        """TensorBoard and CSV in a fresh folder, or in the folder of the run that goes on."""
-        resumed = self._get(self.config, "resume")
-        if resumed is None:
-            return run_loggers(Path(root).resolve(), self.model.method_name)
-        folder = Path(resumed).resolve()
-        return run_loggers(folder.parent.parent, folder.parent.name, folder.name)
 
     def checkpoint(self) -> Path | None:
         """What a command starts from: the newest good checkpoint of a run that goes on, or the file that was named."""

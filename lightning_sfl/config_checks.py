@@ -48,7 +48,12 @@ def check_trainer(trainer: Any) -> None:
     check_processes(trainer.devices, trainer.num_nodes)
     rounds, every, folder = trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.default_root_dir
     require(is_count(rounds), "trainer.max_epochs", rounds, "an integer >= 1: the number of rounds")
-    require(rounds <= MOST, "trainer.max_epochs", rounds, f"at most {MOST:,}: all rounds are planned at the start")
+    require(
+        rounds <= MOST,
+        "trainer.max_epochs",
+        rounds,
+        f"at most {MOST:,}: schedules are tried on all rounds at the start",
+    )
     require(is_count(every), "trainer.check_val_every_n_epoch", every, "an integer >= 1")
     require(bool(folder), "trainer.default_root_dir", folder, "a folder for the runs")
 

@@ -125,6 +125,14 @@ def run_loggers(root: str | Path, name: str, version: str | None = None) -> list
     return [board, CSVLogger(root, name=name, version=board.version)]
 
 
+def loggers_for(resumed: str | None, root: str, name: str) -> list[Logger]:
+    """TensorBoard and CSV in a fresh folder below `root`, or in the folder of the run that goes on."""
+    if resumed is None:
+        return run_loggers(Path(root).resolve(), name)
+    folder = Path(resumed).resolve()
+    return run_loggers(folder.parent.parent, folder.parent.name, folder.name)
+
+
 def trainer(
     max_epochs: int = 20,
     name: str = "run",

@@ -32,6 +32,8 @@ from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.matched import MatchedSides
 from lightning_sfl.methods.module import Role
 
+TELLING_ROUNDS = 10_000  # two schedules that agree so far come from one seed; to go on would only delay the start
+
 
 class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
@@ -207,6 +209,10 @@ class SplitMethod(MatchedSides):
         """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
         return not self.selection.depends_on_past
 
+    def fingerprint_of(self, num_rounds: int) -> str | None:
+        """Eight hex digits of who takes part when, told by at most so many rounds; None if nobody can know before."""
+        return schedule_fingerprint(self.schedule(min(num_rounds, TELLING_ROUNDS))) if self.knows_schedule else None
+
     def departures(self) -> dict[str, str]:
         """Lines of `train.py check` that do not hold for this method by design -> why."""
         return {}
@@ -226,6 +232,7 @@ class SplitMethod(MatchedSides):
         ]
 
     def _who(self, rounds: int) -> str:
-        if not self.knows_schedule:
+        found = self.fingerprint_of(rounds)
+        if found is None:
             return f"chosen by {type(self.selection).__name__} as training goes on, so without a fingerprint"
-        return f"fingerprint {schedule_fingerprint(self.schedule(rounds))}"
+        return f"fingerprint {found}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from tests.cli.terminal import SFL, SMALL, Terminal
 
@@ -11,7 +10,6 @@ FIT = ("fit", SFL)
 SGD = ("--model.client_optimizer=SGD",)
 METHODS = ("SFL", "FedAvg", "MiniBatchSFL")
 
-MONITOR, MODE = "trainer.callbacks.monitor", "trainer.callbacks.mode"
 
 UNKNOWN = [
     (["--foo=3"], ["'foo'", "known:", "model"]),
@@ -177,18 +175,6 @@ TRAINER = [
     (["--trainer.max_time=soon"], ["Timer(duration='soon')", "DD:HH:MM:SS"]),
     (["--weights_only=false"], ["weights_only=False is not allowed: true or null"]),
 ]
-MONITORS = [
-    ([], ["trainer.callbacks.monitor is missing", "--trainer.callbacks.monitor"]),
-    (["--trainer.callbacks.monitor=val_acc"], [f"{MONITOR}='val_acc' is", "did you mean val/acc?", "train/client_lr"]),
-    (["--trainer.callbacks.monitor="], [f"{MONITOR}='' is not allowed: EarlyStopping can watch val/acc, val/loss"]),
-    (["--trainer.callbacks.monitor=epoch"], [f"{MONITOR}='epoch' is not allowed", "can watch val/acc"]),
-    (["--trainer.callbacks.monitor=train/server_lr", "--model=FedAvg"], ["did you mean train/client_lr?"]),
-    (["--trainer.callbacks.monitor=test/loss", "--data.eval_set=test"], [f"{MONITOR}='test/loss'", "decide nothing"]),
-    (["--trainer.callbacks.monitor=val/loss", "--data.eval_set=test"], [f"{MONITOR}='val/loss'", "decide nothing"]),
-    (["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.mode=up"], [f"{MODE}='up' is not allowed: min or"]),
-    (["--trainer.callbacks.monitor=val/acc"], [f"{MODE}='min' is not allowed: max where monitor is val/acc"]),
-    (["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.mode=max"], [f"{MODE}='max' is not allowed: min"]),
-]
 
 
 @pytest.mark.parametrize(
@@ -198,96 +184,6 @@ MONITORS = [
 )
 def test_is_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:
     line = terminal.is_refused(*FIT, *arguments)
-    assert [word for word in words if word not in line] == [], line
-
-
-@pytest.mark.parametrize(("arguments", "words"), MONITORS, ids=lambda case: " ".join(case)[:50])
-def test_what_is_watched(arguments: list[str], words: list[str], terminal: Terminal) -> None:
-    """Also where the callback is listed in a config."""
-    line = terminal.is_refused(*FIT, "--trainer.callbacks=EarlyStopping", *arguments)
-    assert [word for word in words if word not in line] == [], line
-    given = [argument.removeprefix("--trainer.callbacks.").partition("=") for argument in arguments]
-    own = {name: value for name, _, value in given if not name.startswith("--")}
-    callbacks = [{"class_path": "EarlyStopping", "init_args": own}]
-    name = terminal.writes("mine.yaml", yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
-    rest = [argument for argument in arguments if not argument.startswith("--trainer.callbacks.")]
-    assert terminal.is_refused(*FIT, f"--config={name}", *rest) == line
-
-
-def test_checkpoints_of_ones_own(terminal: Terminal) -> None:
-    own = "--trainer.callbacks=ModelCheckpoint"
-    for monitor in ("val_acc", "val/accuracy", "rounds"):
-        line = terminal.is_refused(*FIT, own, f"--trainer.callbacks.monitor={monitor}", "--trainer.callbacks.mode=max")
-        assert f"{MONITOR}='{monitor}' is not allowed: did you mean " in line
-    code, _, err = terminal.types(*FIT, *SMALL, own, "--trainer.callbacks.monitor=step", "--trainer.callbacks.mode=max")
-    assert (code, err) == (0, "")
-    assert list(terminal.folder.glob("runs/sfl/version_0/checkpoints/epoch=1-step=*.ckpt"))
-
-
-OWN_METRIC = """from lightning_sfl.methods import SFL
-class Mine(SFL):
-    def merge(self, plan):
-        super().merge(plan)
-        self.log("own", 1.0, logger=False)
-"""
-
-
-def test_a_method_of_ones_own_may_give_other_metrics(terminal: Terminal) -> None:
-    """Whether it does shows after the first round: in one line all the same."""
-    terminal.writes("gives_own.py", OWN_METRIC)
-    run = [*FIT, *SMALL, "--model=gives_own.Mine", "--trainer.callbacks=EarlyStopping"]
-    code, _, err = terminal.types(*run, "--trainer.callbacks.monitor=own")
-    assert (code, err) == (0, "")
-    code, _, err = terminal.types(*run, "--trainer.callbacks.monitor=owns")
-    assert code == 2
-    assert err.startswith("error: Early stopping conditioned on metric `owns` which is not available")
-    assert "`own`" in err
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], ["no command given", "fit", "partition", "doctor"]),
-        (["fti", SFL], ["no command called 'fti'", "did you mean fit?", "doctor"]),
-        (["fit"], ["model is missing", "configs/methods/sfl.yaml", *METHODS]),
-        (["fit", "--model=SFL", "--model.backbone=DigitsCNN"], ["model.cut_layer is missing", "--model.cut_layer"]),
-        (["fit", "--model=SFL"], ["model.backbone, model.cut_layer are missing"]),
-        (["cuts", SFL, "--data.val_fraction=2"], ["data.val_fraction=2.0 is not allowed"]),
-        (["partition", SFL, "--data.num_clients=100000"], ["data.num_clients=100000 is not allowed"]),
-        (["test", SFL, "--model.cut_layer=poool"], ["model.cut_layer='poool'", "pool"]),
-        (["--config", "configs/methods/sfl.yaml"], ["no command given"]),
-        *(([command], ["model is missing", *METHODS]) for command in ("validate", "test", "predict", "cuts")),
-        *(([command, "--config"], ["--config: expected one argument"]) for command in ("fit", "test", "partition")),
-        *(([command, "--config="], ["config='' cannot be read"]) for command in ("predict", "cuts", "partition")),
-        *(([command, "--config=no.yaml"], ["config='no.yaml' cannot be read"]) for command in ("validate", "cuts")),
-        *(([command, SFL, "--config=no.yaml"], ["config='no.yaml' cannot"]) for command in ("test", "partition")),
-        *(([command, SFL, "extra"], ["'extra'", "--name value"]) for command in ("cuts", "predict", "validate")),
-        *(([command, "--resume="], ["resume='' is not allowed: the folder"]) for command in ("test", "predict")),
-        *(([command, SFL, "--ckpt_path="], ["ckpt_path", "a checkpoint file"]) for command in ("test", "validate")),
-        (["predict", SFL, "--ckpt_path=-3"], ["ckpt_path='-3' is not allowed: a checkpoint file"]),
-        (["predict", SFL, "--return_predictions=maybe"], ["return_predictions='maybe' is not allowed: true or false"]),
-        (["predict", SFL, "--trainer.default_root_dir=/proc/x"], ["trainer.default_root_dir='/proc/x'", "written to"]),
-        (["predict", SFL, "--trainer.limit_predict_batches=-1"], ["invalid value -1.0 for limit_predict_batches"]),
-        (["test", SFL, "--verbose=maybe"], ["verbose='maybe' is not allowed: true or false"]),
-        (["cuts", SFL, "--data.source=Synthetic", "--data.source.rows=-1"], ["data.source.rows=-1 is not allowed"]),
-        (["cuts", SFL, "--data.source.rows=3"], ["no setting called 'data.source.rows': there are none"]),
-        (["cuts", SFL, "--output=x"], ["no setting called 'output'"]),
-        (["cuts", SFL, "--model.participants=-1"], ["model.participants=-1 is not allowed"]),
-        (["partition", SFL, "--output"], ["--output: expected one argument"]),
-        (["partition", SFL, "--output="], ["output='' is not allowed: a folder"]),
-        (["partition", SFL, "--output=/proc/x"], ["output='/proc/x' is not allowed: a folder that can be written to"]),
-        (["partition", SFL, "--data.num_clients=-2"], ["data.num_clients=-2 is not allowed: 1 or more"]),
-        (["partition", SFL, "--data.partition="], ["data.partition: no partition called ''", "Dirichlet"]),
-        (["partition", SFL, "--data.partition=null"], ["data.partition=None is not allowed", "Dirichlet"]),
-        (["partition", SFL, "--threads=-1"], ["threads=-1 is not allowed"]),
-        (["doctor", "extra"], ["unrecognized arguments: extra"]),
-        (["doctor", "--config", "x.yaml"], ["unrecognized arguments: --config x.yaml"]),
-    ],
-    ids=str,
-)
-def test_commands_are_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:
-    line = terminal.is_refused(*arguments)
     assert [word for word in words if word not in line] == [], line
 
 

@@ -235,7 +235,10 @@ def test_generated_rows_balance_the_servers_batch() -> None:
     method, recorder = run(6, generation=Generation(every=2))
     assert len(method.buffer.statistics.known) == 4
     sizes = [event.rows for event in recorder.of(ServerStep)]
+    made = [event.synthetic for event in recorder.of(ServerStep)]
     assert set(sizes[1::2][2:]) == {4 * 4}
+    assert all(4 <= count < 16 for count in made[1::2][2:])  # the buffer has 12 rows, and drops what is over 4
+    assert set(made[::2]) == {0}
     assert set(sizes[::2]) == {3 * 4}
 
 

@@ -13,7 +13,15 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sfl.core.balancing import Balancing
 from lightning_sfl.core.errors import ConfigError
-from lightning_sfl.core.events import ClientBackward, ClientEnd, ClientStep, CutGradient, RoundStart, ServerStep
+from lightning_sfl.core.events import (
+    ClientBackward,
+    ClientEnd,
+    ClientStep,
+    CutGradient,
+    RoundEnd,
+    RoundStart,
+    ServerStep,
+)
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
 from lightning_sfl.core.label_selection import LabelAware
 from lightning_sfl.core.rounds import Plan
@@ -43,6 +51,30 @@ def run(data: Rows, net: Any = None, cut_layer: str = "relu1", rounds: int = 1, 
 
 
 # --- the joint step ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("beta", "scaled"), [(2.0, False), (-1.0, True)])
+def test_adaptive_shares_are_in_the_record_of_the_round(beta: float, scaled: bool) -> None:
+    blend = GradientShuffle("average_adaptive_alpha", adaptive_beta=beta)
+    options = {"balancing": NONE, "gradient_shuffle": blend, "batch_size": 3, "scale_client_gradient": scaled}
+    recorder = run(rows(), rounds=2, **options)
+    steps: list[list[Tensor]] = [[]]
+    for event in recorder.events:
+        if isinstance(event, CutGradient):
+            steps[-1].append(event.raw[0])
+        elif isinstance(event, ClientBackward):
+            steps.append([])
+        elif isinstance(event, RoundEnd):
+            joint = [torch.cat(step) for step in steps if step]
+            cosines = [torch.cosine_similarity(step, step.mean(0, keepdim=True)) for step in joint]
+            shares = torch.cat([1 / (1 + torch.exp(-beta * cosine)) for cosine in cosines])
+            found = {"mean": shares.mean(), "min": shares.min(), "max": shares.max()}
+            told = {f"shuffle/alpha_{kind}": float(value) for kind, value in found.items()}
+            assert event.scalars == pytest.approx(told, rel=1e-5)
+            steps = [[]]
+    assert recorder.count(RoundEnd) == 2
+    others = run(rows(), balancing=NONE, batch_size=3, gradient_shuffle=GradientShuffle("average"))
+    assert others.of(RoundEnd)[0].scalars == {}
 
 
 @pytest.mark.parametrize(("scale", "denominator"), [(False, 4), (True, 2)])

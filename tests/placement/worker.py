@@ -83,7 +83,8 @@ class Closely(Recorder):
         self._look(module, event, [tensor for half in halves for tensor in half.state_dict().values()])
 
     def on_server_step(self, module: Any, event: Any) -> None:
-        self._look(module, event, event.server_half.state_dict().values())
+        labels = [labels for labels, _ in event.labels]
+        self._look(module, event, [*event.server_half.state_dict().values(), *labels])
 
 
 def train(case: str, processes: int, rounds: int = 4, resume: str | None = None, save: str | None = None) -> Any:
