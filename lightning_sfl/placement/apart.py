@@ -108,8 +108,8 @@ def bring(device: torch.device, half: nn.Module, inputs: tuple[Smashed, ...]) ->
 
 def check_apart(method: Any) -> None:
     """Refuse a method that does not part its halves."""
-    why = f"one device: {method.one_process}"
-    require(not method.one_process, "model", type(method).__name__, why)
+    why = method.one_device or method.one_process
+    require(not why, "model", type(method).__name__, f"one device: {why}")
 
 
 def beside_parameters(optimizer: Optimizer) -> None:
