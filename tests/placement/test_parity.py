@@ -18,7 +18,8 @@ from tests.placement.processes import differences, trained
 EXACT = 0.0
 CLOSE = 1e-6
 IN_DOUBLE = 1e-13
-IN_BFLOAT16 = 2**-8  # of numbers near 1
+STACKED = 1e-5  # who is stacked with whom is another matter in each process
+IN_BFLOAT16 = 2**-6  # two roundings of numbers near 1, such as logits
 FEW = [
     "SFL:gathered:dropout:norm",
     "USFL:roles:rich:dropout",
@@ -41,9 +42,9 @@ def tolerance_of(case: str) -> float:
     """What is promised of a case."""
     if ":bf16" in case and ":sharded" in case:
         return IN_BFLOAT16
-    if ":sharded" in case:
+    if ":sharded" in case and ":stacked" not in case:
         return IN_DOUBLE if ":double" in case else CLOSE
-    return CLOSE if ":stacked" in case else EXACT
+    return STACKED if ":stacked" in case else EXACT
 
 
 def compare(processes: int, cases: list[str], folder: Path) -> None:
