@@ -26,13 +26,17 @@ FEW = [
     "MultiSFL:roles:rich",
     "GAS:gathered:rich:dropout",
     "FedSGD:roles:norm",
+    "HoloGrad:gathered:rich:dropout:norm",
     "MiniBatchSFL:sharded",
     "SFLV1:sharded:dropout:norm:double",
 ]
 METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "USFL", "Mix2SFL", "MultiSFL", "GAS", "FedAvg")
-MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in (*METHODS, "FedSGD") for mode in ("gathered", "roles")]
+ALL = (*METHODS, "FedSGD", "HoloGrad")
+MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in ALL for mode in ("gathered", "roles")]
 MATRIX += [f"{name}:{mode}:adam" for name in METHODS for mode in ("gathered", "roles")]
 SHARDED = ["MiniBatchSFL:sharded", "USFL:sharded", "SFLV1:sharded:dropout", "FedAvg:sharded:dropout"]
+MATRIX += [f"HoloGrad:{mode}:{flag}" for mode in ("gathered", "roles") for flag in ("partitioned", "forward:norm")]
+MATRIX += ["HoloGrad:gathered:turning:adam", "HoloGrad:gathered:bf16", "HoloGrad:roles:forward:bf16"]
 MATRIX += SHARDED
 MATRIX += ["SFL:gathered:bf16", "USFL:roles:bf16", "FedAvg:roles:bf16"]
 MATRIX += [f"{case}:double" for case in SHARDED]
@@ -120,7 +124,8 @@ def test_what_is_refused_is_refused_by_every_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "method", ["SFL:{}:norm", "USFL:{}:rich", "MultiSFL:{}:rich", "MultiSFL:{}:adam", "GAS:{}:rich"]
+    "method",
+    ["SFL:{}:norm", "USFL:{}:rich", "MultiSFL:{}:rich", "MultiSFL:{}:adam", "GAS:{}:rich", "HoloGrad:{}:rich:adam"],
 )
 def test_a_checkpoint_of_two_goes_on_in_one_and_then_in_three(method: str, tmp_path: Path) -> None:
     alone, two, one, three = (str(tmp_path / f"{name}.ckpt") for name in ("alone", "two", "one", "three"))

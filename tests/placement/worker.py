@@ -23,18 +23,21 @@ from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.core.adaptive import FedYogi
 from lightning_sfl.core.aggregators import CosineWeighted, Krum, Median, NormClipping, TrimmedMean
 from lightning_sfl.core.attendance import Attendance
+from lightning_sfl.core.byzantine import Byzantine
 from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.effort import Decay, EpsilonGreedy, Plateau
 from lightning_sfl.core.errors import SFLError
+from lightning_sfl.core.holograd.basis import BasisChoice
 from lightning_sfl.core.oort import Oort
 from lightning_sfl.core.power_of_choice import PowerOfChoice
+from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.placement import Placement, SplitStrategy
 from tests.tiny import Recorder, build, network, rich_of, rows, sgd, trainer, whole
 
 TIMEOUT_S = 60.0
 
 
-# what came to all methods alike; made anew for each case, since some remember
+# what all methods share, and what HoloGrad can do besides; made anew for each case, since some remember
 OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "median": lambda: {"aggregator": Median()},
     "trimmed": lambda: {"aggregator": TrimmedMean(1)},
@@ -58,7 +61,13 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "power": lambda: {"selection": PowerOfChoice(candidates=4)},
     "own_layers": lambda: {"bn_buffers": "local"},
     "bounded": lambda: {"client_clip": 0.5, "server_clip": 0.5},
-}
+    "partitioned": lambda: {
+        "topology": "partitioned", "byzantine": Byzantine(0.25, "noise"), "stragglers": Stragglers("first", first=2),
+        "num_scalars": 40, "directions": "random",
+    },
+    "forward": lambda: {"projection": "jvp"},
+    "turning": lambda: {"basis": BasisChoice("momentum"), "num_scalars": 40, "directions": "random"},
+}  # fmt: skip
 
 
 class Closely(Recorder):
@@ -85,6 +94,10 @@ class Closely(Recorder):
     def on_server_step(self, module: Any, event: Any) -> None:
         labels = [labels for labels, _ in event.labels]
         self._look(module, event, [*event.server_half.state_dict().values(), *labels])
+
+    def on_scalars_sent(self, module: Any, event: Any) -> None:
+        halves = (event.client_half, event.server_half)
+        self._look(module, event, [event.scalars, *(p.grad for half in halves for p in half.parameters())])
 
 
 def train(case: str, processes: int, rounds: int = 4, resume: str | None = None, save: str | None = None) -> Any:
