@@ -39,7 +39,7 @@ from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
-from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
+from lightning_sfl.placement.launch import check_placement, honour, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
 from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, beside, loggers_for
 
@@ -155,7 +155,7 @@ class SFLCLI(LightningCLI):
             self.save_config_callback = None
         if settings.enable_progress_bar is not False:
             settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
-        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), num_processes(settings))
+        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), settings)
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 

@@ -38,12 +38,14 @@ TELLING_ROUNDS = 10_000  # two schedules that agree so far come from one seed; t
 class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
 
-    one_process: why there is nothing to deal to several processes; empty where there is.
+    one_process: why there is nothing to deal to several processes; empty where there is. one_device: why the halves
+    cannot be on two devices where there is.
     whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
     then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
     """
 
     one_process: ClassVar[str] = ""
+    one_device: ClassVar[str] = ""
     whole_loss: str = "its server half learns from the uploads in turn, or from more than their rows"
 
     # --- what a method says -----------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ class SplitMethod(MatchedSides):
         self.tally = Tally()
         self.set_work(self.current_epoch)
         scalars = {"round": float(self.current_epoch)}
-        with untouched_generators(self.device):
+        with untouched_generators(self.device, self.server_device):
             if self.takes_place(self.current_epoch):
                 self.train_round(self.in_time(self.plan(self.current_epoch)))
                 scalars["train/loss"], scalars["train/acc"] = self.link.read(self.tally)

@@ -31,6 +31,7 @@ class ProjectingMethod(SplitMethod):
     why_full = "`stragglers` says whose scalars are waited for"
     why_same_work = "there is no local training"
     timed = False
+    one_device = "its scalars are of both halves together"
     server_copies = True
     whole_on_client = True
     whole_loss = "its one step needs the scalars of all clients"
