@@ -16,6 +16,7 @@ if __name__ == "callbacks":
 else:
     from lightning.pytorch.callbacks import Callback
 
+    from lightning_sfl.callbacks.client_metrics import ClientMetrics
     from lightning_sfl.callbacks.cosine_alignment import CosineAlignment
     from lightning_sfl.callbacks.cut_scale import CutScale
     from lightning_sfl.callbacks.drift import Drift
@@ -24,6 +25,7 @@ else:
     from lightning_sfl.callbacks.gradient_dissimilarity import GradientDissimilarity
     from lightning_sfl.callbacks.gradient_divergence import GradientDivergence
     from lightning_sfl.callbacks.initial_distance import InitialDistance
+    from lightning_sfl.callbacks.label_imbalance import LabelImbalance
     from lightning_sfl.callbacks.oracle_distance import OracleDistance
     from lightning_sfl.callbacks.probe_alignment import ProbeAlignment
     from lightning_sfl.callbacks.progress import RoundProgress
@@ -37,6 +39,7 @@ else:
     __all__ = [
         "DEFAULTS",
         "OPTIONAL",
+        "ClientMetrics",
         "CosineAlignment",
         "CutScale",
         "Drift",
@@ -45,6 +48,7 @@ else:
         "GradientDissimilarity",
         "GradientDivergence",
         "InitialDistance",
+        "LabelImbalance",
         "OracleDistance",
         "ProbeAlignment",
         "ProofCheck",
@@ -66,6 +70,7 @@ else:
         "drift": Drift,
         "initial_distance": InitialDistance,
         "cut_scale": CutScale,
+        "label_imbalance": LabelImbalance,
         "round_record": RoundRecord,
         "stop_at": StopAt,
     }
@@ -75,6 +80,7 @@ else:
         "probe_alignment": ProbeAlignment,
         "oracle_distance": OracleDistance,
         "gradient_dissimilarity": GradientDissimilarity,
+        "client_metrics": ClientMetrics,
     }
 
     def default_callbacks(progress_bar: bool = True) -> list[Callback]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,11 +17,13 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientBackward, ClientStart, RoundEnd, RoundStart, ServerBackward
 from lightning_sfl.core.gradients import ROWS_AT_ONCE, BnMode, mean_gradient, trained_parameters, untouched
 from lightning_sfl.core.randomness import stream
+from lightning_sfl.core.state import state_of
 from lightning_sfl.measures.gram import gram, weights_of
-from lightning_sfl.measures.oracle import differences_from, oracle_distance
+from lightning_sfl.measures.oracle import differences_from, differences_from_own, oracle_distance
 from lightning_sfl.records.report import RoundReport
 
 Capture = Literal["frozen", "live"]
+Scope = Literal["global", "individual"]
 
 
 class Running:
@@ -43,12 +47,15 @@ class OracleDistance(Watcher):
 
     The oracle is the gradient of the mean cross-entropy over all clients' rows where the round starts, whatever loss a
     method trains with. Costs a forward and a backward pass over these rows in each measured round, and with `frozen`
-    one more over the participants' rows.
+    one more over the participants' rows; `individual`, these for every client with a start of its own.
 
     Args:
         every: measure in every so many rounds, 0 for never.
         capture: `frozen` compares each participant's gradient on all its rows where the round starts; `live` what
             training met, the mean over a client's batches, wherever the halves then were and however scaled.
+        scope: one oracle for all, at the merged state (`global`), or for each client at the state that it starts from
+            (`individual`): its half with its own server copy, or with the server half as the round found it. The same
+            where all start alike; where they do not, without the distance between their starts.
         batches: with `live`, the first so many steps of each half; null for all.
         max_rows: so many rows for the oracle, drawn once; null for all.
         bn_mode: batch normalisation uses its running statistics, or those of each 512 rows.
@@ -58,16 +65,20 @@ class OracleDistance(Watcher):
         self,
         every: int = 10,
         capture: Capture = "frozen",
+        scope: Scope = "global",
         batches: int | None = None,
         max_rows: int | None = None,
         bn_mode: BnMode = "running",
     ) -> None:
         super().__init__(every)
+        for key, word, known in (("capture", capture, get_args(Capture)), ("scope", scope, get_args(Scope))):
+            require(word in known, f"oracle_distance.{key}", word, f"one of {', '.join(known)}")
         for key, value in {"batches": batches, "max_rows": max_rows}.items():
             require(value is None or value >= 1, f"oracle_distance.{key}", value, "an integer >= 1, or null")
         fits = batches is None or capture == "live"
         require(fits, "oracle_distance.batches", batches, "null where capture is frozen")
         self.capture: Capture = capture
+        self.scope: Scope = scope
         self.batches, self.max_rows = batches, max_rows
         self.bn_mode: BnMode = bn_mode
         self._forget()
@@ -78,34 +89,55 @@ class OracleDistance(Watcher):
     def _forget(self) -> None:
         self.visits = Visits()
         self.oracle: dict[str, Tensor] = {}
+        self.own: dict[str, dict[str, Tensor]] = {"client": {}, "server": {}}
+        self.halves: tuple[nn.Module, nn.Module] | None = None
+        self.rows = np.zeros(0, np.int64)
         self.gradients: dict[str, dict[str, tuple[Tensor, float]]] = {"client": {}, "server": {}}
         self.running: dict[str, dict[str, Running]] = {"client": {}, "server": {}}
-        self.grams: dict[str, Tensor] = {}
+        self.grams: dict[str, tuple[Tensor, float | None]] = {}
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """The oracle, and with `frozen` the participants' gradients, at the state the round starts from."""
         self._forget()
         if not self.due(event.round):
             return
-        with untouched((event.client_half, event.server_half), self.bn_mode, module.population.x.device):
-            everyone = np.sort(np.concatenate(module.population.rows))
-            drawn = stream(module.seed, "oracle").permutation(len(everyone))[: self.max_rows]
-            self.oracle = self._at(module, event, everyone[np.sort(drawn)])
-            for client in dict.fromkeys(event.participants) if self.capture == "frozen" else ():
-                own = module.population.rows[client]
-                for half, gradient in self._at(module, event, own).items() if len(own) else ():
-                    self.gradients[half][str(client)] = (gradient, len(own))
-
-    def _at(self, module: Any, event: RoundStart, rows: np.ndarray) -> dict[str, Tensor]:
-        """Gradients of both halves on these rows."""
         halves = (event.client_half, event.server_half)
+        everyone = np.sort(np.concatenate(module.population.rows))
+        drawn = stream(module.seed, "oracle").permutation(len(everyone))[: self.max_rows]
+        self.rows = everyone[np.sort(drawn)]
+        self.oracle = self._at(module, halves, self.rows)
+        if self.scope == "individual":
+            self.halves = (copy.deepcopy(halves[0]), copy.deepcopy(halves[1]))
+        for client in dict.fromkeys(event.participants) if self.halves is None and self.capture == "frozen" else ():
+            self._keep_own(module, halves, client, str(client))
+
+    def _at(self, module: Any, halves: Sequence[nn.Module], rows: np.ndarray) -> dict[str, Tensor]:
+        """Gradients of both halves on these rows."""
         owned = [trained_parameters(half) for half in halves]
-        found = mean_gradient(module.loss, halves, module.population, rows, [*owned[0], *owned[1]], ROWS_AT_ONCE)
+        with untouched(halves, self.bn_mode, module.population.x.device):
+            found = mean_gradient(module.loss, halves, module.population, rows, [*owned[0], *owned[1]], ROWS_AT_ONCE)
         return {"client": row_of(found[: len(owned[0])]), "server": row_of(found[len(owned[0]) :])}
 
+    def _keep_own(self, module: Any, halves: Sequence[nn.Module], client: int, key: str) -> None:
+        """The gradient on all rows of a client."""
+        own = module.population.rows[client]
+        for half, gradient in self._at(module, halves, own).items() if len(own) else ():
+            self.gradients[half][key] = (gradient, len(own))
+
     def on_client_start(self, module: Any, event: ClientStart) -> None:
-        """A visit begins."""
-        self.visits.start(event.slot, event.client_id)
+        """A visit begins, and with `individual` its oracle is that of where it begins."""
+        key = self.visits.start(event.slot, event.client_id)
+        if self.halves is None:
+            return
+        halves = (event.client_half, event.server_half or self.halves[1])
+        apart = any(state_apart(*pair) for pair in zip(halves, self.halves, strict=True))
+        oracle = self._at(module, halves, self.rows) if apart else self.oracle
+        served = key if self.capture == "frozen" else str(event.slot)  # live, server gradients are those of a copy
+        self.own["client"][key] = oracle["client"]
+        if self.capture == "frozen" or event.server_half is not None:
+            self.own["server"][served] = oracle["server"]
+        if self.capture == "frozen":
+            self._keep_own(module, halves, event.client_id, key)
 
     @torch.no_grad()
     def _on_client_backward(self, module: Any, event: ClientBackward) -> None:
@@ -130,16 +162,28 @@ class OracleDistance(Watcher):
         for half, found in self.running.items():
             self.gradients[half].update({key: (one.mean, one.rows) for key, one in found.items()})
         for half, oracle in self.oracle.items():
-            gradients = [gradient for gradient, _ in self.gradients[half].values()]
-            if gradients and oracle.numel():
-                self.grams[half] = gram(differences_from(gradients, oracle))
-        self.oracle, self.running = {}, {"client": {}, "server": {}}
+            if self.gradients[half] and oracle.numel():
+                self.grams[half] = self._products(half, oracle)
+        self.oracle, self.own, self.halves = {}, {"client": {}, "server": {}}, None
+        self.running = {"client": {}, "server": {}}
+
+    def _products(self, half: str, oracle: Tensor) -> tuple[Tensor, float | None]:
+        """Inner products of the differences and the oracle; where there are several, the mean of their squares too."""
+        gradients = [gradient for gradient, _ in self.gradients[half].values()]
+        oracles = [self.own[half].get(key, oracle) for key in self.gradients[half]]
+        if all(each is oracle for each in oracles):
+            return gram(differences_from(gradients, oracle)), None
+        rows, square = differences_from_own(gradients, oracles, self._weights(half))
+        return gram(rows), square
+
+    def _weights(self, half: str) -> Tensor:
+        rows = [rows for _, rows in self.gradients[half].values()]
+        return weights_of("samples", rows, rows)
 
     def report(self, module: Any, report: RoundReport) -> None:
         """The scalars of both halves, and each client's distance."""
-        for half, products in self.grams.items():
-            rows = [rows for _, rows in self.gradients[half].values()]
-            found = oracle_distance(products.cpu(), weights_of("samples", rows, rows))
+        for half, (products, square) in self.grams.items():
+            found = oracle_distance(products.cpu(), self._weights(half), square)
             for name in ("G", "G_rel", "D_cos", "bias", "spread"):
                 report.scalar(f"oracle/{half}_{name}", getattr(found, name))
             if half == "client":
@@ -148,3 +192,8 @@ class OracleDistance(Watcher):
                 report.clients("oracle_G", dict(zip(self.gradients[half], values, strict=True)))
                 report.vector("oracle/client_G", values)
         self._forget()
+
+
+def state_apart(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two copies of a half are in different states, buffers included."""
+    return any(not torch.equal(a, b) for a, b in zip(state_of(one).values(), state_of(other).values(), strict=True))

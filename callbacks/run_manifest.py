@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import nn
 
 from lightning_sfl import __version__
 from lightning_sfl.callbacks.stop_at import StopAt
-from lightning_sfl.core.rounds import schedule_fingerprint
 from lightning_sfl.records.manifest import Manifest
 
 
@@ -25,12 +25,13 @@ def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
         "rounds": rounds,
         "clients": module.population.num_clients,
         "partition": module.population.fingerprint,
-        "schedule": schedule_fingerprint(module.schedule(rounds)) if module.knows_schedule else None,
+        "schedule": module.fingerprint_of(rounds),
         "cut_layer": cut.cut_layer,
         "cut_way": cut.way,
         "bytes_per_sample": cut.bytes_per_sample,
         "client_parameters": cut.client_parameters,
         "server_parameters": cut.server_parameters,
+        "batch_norm": [half for half in ("client", "server") if normalises_batches(getattr(module, f"{half}_half"))],
         "dynamics": module.dynamics.matched,
         "stop_at": {
             key: budget for one in trainer.callbacks if isinstance(one, StopAt) for key, budget in one.budgets.items()
@@ -44,3 +45,8 @@ def facts_of(trainer: L.Trainer, module: Any) -> Manifest:
             "python": platform.python_version(),
         },
     }
+
+
+def normalises_batches(half: nn.Module) -> bool:
+    """Whether a layer normalises over a batch in training: gradients of pooled rows are then no means of rows'."""
+    return any(getattr(layer, "running_mean", None) is not None for layer in half.modules())

@@ -17,7 +17,7 @@ from lightning_sfl.measures.counts import magnitude_per_step, path_per_step
 from lightning_sfl.measures.gram import quotient
 from lightning_sfl.records.report import RoundReport
 
-CUMULATIVE = ("client_steps", "server_steps", "samples_main", "samples_replay", "samples_server")
+CUMULATIVE = ("client_steps", "server_steps", "samples_main", "samples_replay", "samples_server", "samples_synthetic")
 
 
 class UpdateCounts(Watcher):
@@ -83,6 +83,7 @@ class UpdateCounts(Watcher):
         """One step of one server copy."""
         self.counts["server_steps"] += 1
         self.counts["samples_server"] += event.rows
+        self.counts["samples_synthetic"] += event.synthetic
         self.branches.add(event.branch)
         if self.trails:
             self._measure(event)
@@ -119,7 +120,9 @@ class UpdateCounts(Watcher):
         report.scalar("count/server_per_client", quotient(steps, self.counts["client_steps"]))
         report.scalar("count/server_samples_per_step", quotient(self.counts["samples_server"], steps))
         if self.move is not None:
-            report.scalar("server/mag_per_step", magnitude_per_step(float(self.move), steps, len(self.branches)))
+            move, branches = float(self.move), len(self.branches)
+            report.scalar("server/mag_per_step", magnitude_per_step(move, steps, branches))
+            report.scalar("server/mag_per_step_sq", magnitude_per_step(move**2, steps, branches))
         if self.lengths:
             path = float(torch.stack(self.lengths).double().sum())
             report.scalar("server/path_per_step", path_per_step(path, steps))

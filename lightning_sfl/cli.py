@@ -38,9 +38,9 @@ from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
 from lightning_sfl.own_commands import OWN, OwnCommands
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
-from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
+from lightning_sfl.placement.launch import check_placement, honour, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
-from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, run_loggers
+from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, beside, loggers_for
 
 
 class SFLCLI(OwnCommands, LightningCLI):
@@ -144,25 +144,19 @@ class SFLCLI(OwnCommands, LightningCLI):
         """Add loggers in the run's folder, durable checkpoints, and what a resumed run goes on from."""
         settings = self._get(self.config_init, "trainer")
         if self.subcommand == "fit":
-            if settings.logger in (None, True):
-                kwargs["logger"] = self.loggers(settings.default_root_dir)
+            resumed, root = self._get(self.config, "resume"), settings.default_root_dir
+            loggers, logged = loggers_for(resumed, root, self.model.method_name), settings.logger is not False
+            given = {"logger": beside(settings.logger, loggers)}
+            kwargs |= given if logged else {"default_root_dir": loggers[0].log_dir}
             settings.callbacks = [*(settings.callbacks or []), KeepBest(), callbacks.FirstScreen()]
         else:
             kwargs["logger"] = False
             self.save_config_callback = None
         if settings.enable_progress_bar is not False:
             settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
-        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), num_processes(settings))
+        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), settings)
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
-
-    def loggers(self, root: str) -> list[Any]:
-        """TensorBoard and CSV in a fresh folder, or in the folder of the run that goes on."""
-        resumed = self._get(self.config, "resume")
-        if resumed is None:
-            return run_loggers(Path(root).resolve(), self.model.method_name)
-        folder = Path(resumed).resolve()
-        return run_loggers(folder.parent.parent, folder.parent.name, folder.name)
 
     @property
     def resumed(self) -> str | None:

@@ -32,6 +32,7 @@ from lightning_sfl.measures.disagreement import disagreement
 from lightning_sfl.measures.gram import gram
 from lightning_sfl.measures.gram import weights_of as shares_of
 from lightning_sfl.measures.oracle import differences_from, oracle_distance
+from lightning_sfl.measures.probe import probe_alignment
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.records.palette import place_of
 
@@ -159,7 +160,7 @@ def told(
     methods = []
     for place, (label, name, one) in enumerate(zip(labels, names, found, strict=True)):
         figures: dict[str, Any] = {"label": label, "class": name, "name": one.name, "client_steps": one.client_steps}
-        figures |= {"server_steps": one.server_steps, **own_gradients(one)}
+        figures |= {"server_steps": one.server_steps, **own_gradients(one, None if probe is None else probe[0])}
         for block, rows in vectors.items():
             figures |= {f"{block}_{key}": value for key, value in compared(rows[place], rows[-1]).items()}
             if probes is not None:
@@ -176,13 +177,18 @@ def compared(gradient: Tensor, target: Tensor) -> dict[str, float]:
     return {"norm": float(gradient.norm()), "distance": distance.G_rel**0.5, "D_cos": distance.D_cos}
 
 
-def own_gradients(one: Applied) -> dict[str, float]:
-    """Disagreement of the clients' own gradients, weighted as in the merge."""
+def own_gradients(one: Applied, probe: Tensor | None) -> dict[str, float]:
+    """Disagreement of the clients' own gradients and their mean distance in direction from the probe's, weighted as in
+    the merge."""
     rows, weights = zip(*one.own.values(), strict=True)
     if not any(bool(row.any()) for row in rows):  # clients that take no step of their own
         return {}
-    apart = disagreement(gram([[row] for row in rows]), shares_of("aggregation", weights, weights))
-    return {"A_ratio": apart.A_ratio, "A_null": apart.A_null}
+    shares = shares_of("aggregation", weights, weights)
+    apart = disagreement(gram([[row] for row in rows]), shares)
+    found = {"A_ratio": apart.A_ratio, "A_null": apart.A_null}
+    if probe is not None:
+        found["client_C"] = probe_alignment(gram([[row] for row in (*rows, probe)]), shares).C
+    return found
 
 
 def matrix_of(products: Tensor) -> list[list[float | None]]:

@@ -28,8 +28,9 @@ SFLV1, MultiSFL and GAS, whose step is a whole round, are defined alike. What a 
 (replay, generated activations, branches, usage) it does not have here.
 
 Printed and written: norms; cosines with, and distance from, the oracle (the gradient on all clients' rows); 1 - cosine
-with minus the gradient on held-out rows (B); disagreement of the clients' own gradients beside its value for orthogonal
-ones (A_ratio, A_null); cosines between the methods. The checkpoint stays as it is.
+with minus the gradient on held-out rows (B; C: the mean of that over the clients' own gradients); disagreement of the
+clients' own gradients beside its value for orthogonal ones (A_ratio, A_null); cosines between the methods. The
+checkpoint stays as it is.
 """
 SHARED = ("backbone", "cut_layer", "bn_buffers")
 SET_HERE = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import textwrap
 from typing import Any
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sfl.class_names import kind_of
@@ -15,6 +17,9 @@ from lightning_sfl.console import fail
 _INDENT = " " * 24
 _OPTION = re.compile(r"\n  (?:-\w \w+, )?--([\w.]+)[ ,\[+]")
 _SUBCLASSES = re.compile(r",\s+known\s+subclasses:([^()]*)\)")
+
+# Lightning's Timer has a member of an enumeration for the default of a text, which yaml would not write into a config.
+yaml.SafeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 class OneLineParser(LightningArgumentParser):

@@ -72,13 +72,17 @@ def balance(
 
 
 class ActivationBuffer:
-    """Uploads with their weights, in order of arrival, until there are enough for a server step."""
+    """Uploads with their weights, in order of arrival, until there are enough for a server step.
+
+    generated: rows of the last joint batch that were made up.
+    """
 
     def __init__(self, size: int, num_classes: int, generation: Generation) -> None:
         self.size, self.generation = size, generation
         self.statistics = ActivationStatistics(num_classes, generation.covariance)
         self.uploads: list[Upload] = []
         self.weights: list[float] = []
+        self.generated = 0
 
     @property
     def full(self) -> bool:
@@ -104,6 +108,7 @@ class ActivationBuffer:
     def joint_batch(self, target: int, step: int, draws: np.random.Generator) -> tuple[Smashed, Tensor]:
         """What the server's `step`-th step, counted from 1, learns from; the buffer's rows enter the statistics."""
         received, labels = join(self.uploads), torch.cat([upload.labels for upload in self.uploads])
+        self.generated = 0
         if not self.generation.every or isinstance(received, tuple):
             return received, labels
         rows = received.detach().flatten(1)
@@ -112,6 +117,8 @@ class ActivationBuffer:
         complete = self.generation.partial or len(self.statistics.known) == self.statistics.num_classes
         if step % self.generation.every or not complete:
             return received, labels
+        present = torch.bincount(labels, minlength=self.statistics.num_classes).tolist()
+        self.generated = sum(max(0, target - present[label]) for label in self.statistics.known)
         made, labels = balance(rows, labels, target, self.statistics, self.generation, draws)
         return made.view(-1, *received.shape[1:]).requires_grad_(), labels
 

@@ -146,18 +146,23 @@ def join(uploads: Sequence[Upload]) -> Smashed:
     return like(first, [part.detach().requires_grad_() for part in joined])
 
 
-def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> list[Reply]:
-    """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled."""
+def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor, averaged: int | None = None) -> list[Reply]:
+    """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled.
+
+    averaged: rows that the loss was averaged over, where these are not all: others are in another process.
+    """
+    averaged = rows_of(uploads) if averaged is None else averaged
     if len(uploads) == 1:
         gradient = tuple(map(_gradient_of, parts(received)))
-        return [Reply(uploads[0], gradient, gradient, logits.detach(), logits.grad if logits.retains_grad else None)]
+        seen = logits.grad if logits.retains_grad else None
+        return [Reply(uploads[0], gradient, gradient, logits.detach(), seen, averaged=averaged)]
     sizes = [upload.num_rows for upload in uploads]
     columns = [_gradient_of(part).split(sizes) for part in parts(received)]
     rows = list(zip(*columns, strict=True))
     outputs = logits.detach().split(sizes)
     watched = logits.grad.split(sizes) if logits.retains_grad and logits.grad is not None else [None] * len(sizes)
     answered = zip(uploads, rows, rows, outputs, watched, strict=True)
-    return [Reply(*fields, averaged=sum(sizes)) for fields in answered]
+    return [Reply(*fields, averaged=averaged) for fields in answered]
 
 
 def scaled(answer: Reply, factor: float) -> Reply:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_sfl.core.holograd.directions import Directions
 from lightning_sfl.core.rounds import Batch
+from lightning_sfl.core.server_groups import Labels
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ClientStep:
 
 @dataclass(frozen=True)
 class ServerBackward:
-    """Gradients of one server copy stand in `.grad`, before clipping and before its step."""
+    """Gradients of one server copy stand in `.grad`, before clipping and before its step; fields as in `ServerStep`."""
 
     handler: ClassVar[str] = "on_server_backward"
     round: int
@@ -101,11 +102,18 @@ class ServerBackward:
     client_ids: tuple[int, ...]
     rows: int
     server_half: nn.Module
+    labels: Labels = ()
+    synthetic: int = 0
 
 
 @dataclass(frozen=True)
 class ServerStep:
-    """One server copy has taken one optimizer step on rows of these clients."""
+    """One server copy has taken one optimizer step on rows of these clients.
+
+    labels: of all rows that it learnt from, replayed, generated and mixed ones too, each tensor with the share of a row
+    that its entries count for: 1, or a label's share in a mix. synthetic: rows that no client has, generated (among
+    `rows`) or mixed (besides).
+    """
 
     handler: ClassVar[str] = "on_server_step"
     round: int
@@ -113,6 +121,8 @@ class ServerStep:
     client_ids: tuple[int, ...]
     rows: int
     server_half: nn.Module
+    labels: Labels = ()
+    synthetic: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,8 @@ class ClientEnd:
     """A client is done for this round, before aggregation.
 
     rows: rows it trained on, counting repetitions; steps: optimizer steps of its half; weight: its aggregation weight,
-    any positive scale; finished: False when it was dropped.
+    any positive scale; finished: False when it was dropped; missed: merges since it got the weights that it started
+    from, its staleness, 0 where clients wait for each other.
     """
 
     handler: ClassVar[str] = "on_client_end"
@@ -149,6 +160,7 @@ class ClientEnd:
     steps: int
     weight: float
     finished: bool = True
+    missed: int = 0
 
 
 @dataclass(frozen=True)

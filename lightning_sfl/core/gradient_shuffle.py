@@ -52,9 +52,14 @@ class GradientShuffle:
         return self
 
     def __call__(
-        self, slices: Sequence[Parts], labels: Sequence[Tensor], num_classes: int, rng: np.random.Generator
+        self,
+        slices: Sequence[Parts],
+        labels: Sequence[Tensor],
+        num_classes: int,
+        rng: np.random.Generator,
+        kept: KeptShares | None = None,
     ) -> list[Parts]:
-        """What each client gets instead of its slice; labels: each client's own, (rows,)."""
+        """What clients get instead of their slices; labels: each client's own, (rows,); kept: notes adaptive shares."""
         sizes = [len(parts[0]) for parts in slices]
         joint = tuple(torch.cat(column) for column in zip(*slices, strict=True))
         chosen = joint if self.target == "all" else joint[:1]
@@ -67,9 +72,26 @@ class GradientShuffle:
             chosen = tuple(towards_mean(part, own) for part in chosen)
         elif self.strategy == "average_adaptive_alpha":
             own = adaptive_shares(chosen[0], self.adaptive_beta)
+            if kept is not None:
+                kept.shares.append(own)
             chosen = tuple(towards_mean(part, own) for part in chosen)
         changed = (*chosen, *joint[len(chosen) :])
         return list(zip(*[part.split(sizes) for part in changed], strict=True))
+
+
+class KeptShares:
+    """The shares of themselves that rows kept in a round, where `average_adaptive_alpha` decides them row by row."""
+
+    def __init__(self) -> None:
+        self.shares: list[Tensor] = []
+
+    def told(self) -> dict[str, float]:
+        """Mean, smallest and largest of the round by tag, nothing where there was none; counted anew from here."""
+        if not self.shares:
+            return {}
+        found, self.shares = torch.cat(self.shares).double(), []
+        kinds = {"mean": found.mean(), "min": found.min(), "max": found.max()}
+        return {f"shuffle/alpha_{kind}": float(value) for kind, value in kinds.items()}
 
 
 def reordered(gradient: Parts, order: np.ndarray) -> Parts:

@@ -11,14 +11,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+Labels = tuple[tuple[Tensor, float], ...]
+
 
 class ServerTurn(NamedTuple):
-    """A step of one server half: which copy, on whose rows, how many."""
+    """A step of one server half: which copy, on whose rows, how many, and with which labels.
+
+    labels: what its predictions are compared with, and what share of a row each counts for: 1, or that in a mix. Empty
+    where nobody is told. synthetic: rows that no client has, generated (among num_rows) or mixed (besides).
+    """
 
     branch: int
     client_ids: tuple[int, ...]
     num_rows: int
     half: nn.Module
+    labels: Labels = ()
+    synthetic: int = 0
 
 
 def ends_of(count: int, steps: int) -> list[int]:
@@ -44,7 +52,9 @@ class Kept:
                 like = found if mean is None else mean
                 zero = torch.zeros_like(like)  # type: ignore[arg-type]
                 self.mean[place] = torch.lerp(zero if mean is None else mean, zero if found is None else found, share)
-        self.turn = ServerTurn(turn.branch, self.turn.client_ids + turn.client_ids, rows, turn.half)
+        met = self.turn
+        clients, labels = met.client_ids + turn.client_ids, met.labels + turn.labels
+        self.turn = ServerTurn(turn.branch, clients, rows, turn.half, labels, met.synthetic + turn.synthetic)
 
 
 class ServerGroups:

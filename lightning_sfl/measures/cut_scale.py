@@ -57,7 +57,11 @@ def effective_denominator(logits: Tensor, logits_gradient: Tensor, labels: Tenso
 
 
 def residuals(logits: Tensor, logits_gradient: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """||softmax - label||, ||gradient|| and 1 for every prediction, each (predictions,); 0 for ignored labels."""
+    """||softmax - label||, ||gradient|| and 1 for every prediction, each (predictions,); 0 for ignored labels.
+
+    Norms are over the classes in which the label has no share, where there are such: at the label itself the gradient
+    of a confident prediction is a difference from 1, of which single precision keeps no digit.
+    """
     classes = logits.shape[-1]
     probabilities = logits.detach().reshape(-1, classes).double().softmax(-1)
     if labels.shape == logits.shape:
@@ -66,9 +70,14 @@ def residuals(logits: Tensor, logits_gradient: Tensor, labels: Tensor) -> tuple[
         flat = labels.reshape(-1).long()
         counted = (flat != IGNORED).double()
         targets = one_hot(flat.where(flat != IGNORED, 0), classes).double()
-    errors = torch.linalg.vector_norm(probabilities - targets, dim=-1) * counted
-    gradients = torch.linalg.vector_norm(logits_gradient.detach().reshape(-1, classes).double(), dim=-1)
-    return errors, gradients, counted
+    exact = targets == 0
+    compared = exact | ~exact.any(-1, keepdim=True)
+    errors = torch.linalg.vector_norm((probabilities - targets) * compared, dim=-1) * counted
+    slopes = logits_gradient.detach().reshape(-1, classes).double() * compared
+    gradients = torch.linalg.vector_norm(slopes, dim=-1)
+    kinds = torch.finfo(logits_gradient.dtype)
+    told = gradients > kinds.tiny / kinds.eps  # below, numbers have fewer digits, and then none
+    return errors * told, gradients * told, counted
 
 
 def row_norms(parts: Sequence[Tensor]) -> Tensor:

@@ -32,16 +32,20 @@ from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.matched import MatchedSides
 from lightning_sfl.methods.module import Role
 
+TELLING_ROUNDS = 10_000  # two schedules that agree so far come from one seed; to go on would only delay the start
+
 
 class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
 
-    one_process: why there is nothing to deal to several processes; empty where there is.
+    one_process: why there is nothing to deal to several processes; empty where there is. one_device: why the halves
+    cannot be on two devices where there is.
     whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
     then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
     """
 
     one_process: ClassVar[str] = ""
+    one_device: ClassVar[str] = ""
     whole_loss: str = "its server half learns from the uploads in turn, or from more than their rows"
 
     # --- what a method says -----------------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ class SplitMethod(MatchedSides):
         self.tally = Tally()
         self.set_work(self.current_epoch)
         scalars = {"round": float(self.current_epoch)}
-        with untouched_generators(self.device):
+        with untouched_generators(self.device, self.server_device):
             if self.takes_place(self.current_epoch):
                 self.train_round(self.in_time(self.plan(self.current_epoch)))
                 scalars["train/loss"], scalars["train/acc"] = self.link.read(self.tally)
@@ -210,6 +214,10 @@ class SplitMethod(MatchedSides):
         """Whether `schedule` holds whatever happens in training, so that its fingerprint says who will take part."""
         return not self.selection.depends_on_past
 
+    def fingerprint_of(self, num_rounds: int) -> str | None:
+        """Eight hex digits of who takes part when, told by at most so many rounds; None if nobody can know before."""
+        return schedule_fingerprint(self.schedule(min(num_rounds, TELLING_ROUNDS))) if self.knows_schedule else None
+
     def departures(self) -> dict[str, str]:
         """Lines of `train.py check` that do not hold for this method by design -> why."""
         return {}
@@ -230,6 +238,7 @@ class SplitMethod(MatchedSides):
         ]
 
     def _who(self, rounds: int) -> str:
-        if not self.knows_schedule:
+        found = self.fingerprint_of(rounds)
+        if found is None:
             return f"chosen by {type(self.selection).__name__} as training goes on, so without a fingerprint"
-        return f"fingerprint {schedule_fingerprint(self.schedule(rounds))}"
+        return f"fingerprint {found}"

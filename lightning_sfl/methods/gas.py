@@ -109,7 +109,8 @@ class GAS(AsynchronousMethod):
         self.stop_unless(bool(loss.isfinite()), "the loss on the buffer", clients, "server")
         self.forget_gradients(self.stepped["server"])
         self.walk_back([loss])
-        self.move_server([ServerTurn(0, clients, len(labels), self.server_half)])
+        seen, made = ((labels, 1.0),), self.buffer.generated
+        self.move_server([ServerTurn(0, clients, len(labels), self.server_half, seen, made)])
         self.buffer.clear()
 
     def newcomer_count(self) -> int:
@@ -139,5 +140,5 @@ class GAS(AsynchronousMethod):
 
     def recall(self, memory: dict[str, Any]) -> None:
         super().recall(memory)
-        self.buffer.load(memory["buffer"], self.device)
+        self.buffer.load(memory["buffer"], self.server_device)
         vars(self.progress).update(memory["progress"])

@@ -18,6 +18,7 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.privacy.base import Moment, Privacy, Setting
 from lightning_sfl.core.privacy.smashed import SmashedNoise
 from lightning_sfl.core.selection import Uniform
+from lightning_sfl.core.staleness import Constant
 from lightning_sfl.core.state import State, buffers_of
 from lightning_sfl.methods.merging import Merging
 
@@ -26,7 +27,7 @@ class Guarded(Merging):
     """Hands every update to `privacy` before it is merged.
 
     why_unguarded: what to answer where that has no meaning although states are merged.
-    why_not_together: what to answer where clients cannot agree on something beforehand.
+    why_not_together: what to answer where clients are not drawn for a round and do not hand in together.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -69,16 +70,23 @@ class Guarded(Merging):
         """Cut the network, and see what there is to hide."""
         super().prepare(data, stage)
         if self.privacy is not None and stage == "fit":
-            floating = [name for name, b in buffers_of(self.merged_halves()).items() if b.is_floating_point()]
-            name, where = type(self.privacy).__name__, floating[0].partition(".")[2] if floating else ""
-            why = f"null with buffers such as {where}, which would {self.privacy.unguarded}; take norm: group"
-            require(not (floating and self.privacy.unguarded), "privacy", name, why)
-            for key in ("overcommit", "deadline_s") if self.privacy.together else ():
-                value, usual = getattr(self.attendance, key), getattr(EVERYBODY, key)
-                why = f"{usual} with privacy {name}, whose clients have to hand in together; it has drop_out of its own"
-                require(value == usual, f"attendance.{key}", value, why)
+            self.check_what_goes_with(self.privacy, type(self.privacy).__name__)
             alike = self.weighting == "uniform"
             self.privacy.prepare(Setting(self.num_expected, self.asked_share, self.why_unaccounted, alike))
+
+    def check_what_goes_with(self, privacy: Privacy, name: str) -> None:
+        """Refuse a network and options that would defeat it."""
+        floating = [name for name, b in buffers_of(self.merged_halves()).items() if b.is_floating_point()]
+        where = floating[0].partition(".")[2] if floating else ""
+        why = f"null with buffers such as {where}, which would {privacy.unguarded}; take norm: group"
+        require(not (floating and privacy.unguarded), "privacy", name, why)
+        for key in ("overcommit", "deadline_s") if privacy.together else ():
+            value, usual = getattr(self.attendance, key), getattr(EVERYBODY, key)
+            why = f"{usual} with privacy {name}, whose clients have to hand in together; it has drop_out of its own"
+            require(value == usual, f"attendance.{key}", value, why)
+        late = type(getattr(self, "staleness", Constant()))
+        why = f"null with privacy {name}: updates are hidden before it is known how late they are, and count alike"
+        require(late is Constant, "staleness", late.__name__, why)
 
     @property
     def asked_share(self) -> float:
@@ -89,7 +97,8 @@ class Guarded(Merging):
     @property
     def why_unaccounted(self) -> str:
         """What besides the merged updates lets the network learn from clients' data; empty where nothing does."""
-        return self.why_learning if self.server_copies else "the server half learns from smashed data without noise"
+        own = self.why_not_together or self.why_learning
+        return own if self.server_copies else "the server half learns from smashed data without noise"
 
     @property
     def why_learning(self) -> str:
@@ -125,7 +134,7 @@ class Guarded(Merging):
         for client in clients:
             moments.append(Moment(self.seed, self.current_epoch, turns[client]))
             turns[client] += 1
-        updates = [torch.cat([(state[name] - anchor[name]).flatten() for name in names]) for state in states]
+        updates = [self.update_of(state, anchor, names) for state in states]
         hidden = [self.privacy.hide(*each) for each in zip(updates, clients, moments, strict=True)]
         if self.privacy.forms_mean:
             mean = self.privacy.average(hidden, weights, clients, moments)
@@ -136,6 +145,11 @@ class Guarded(Merging):
             for state, before, after in zip(states, updates, hidden, strict=True)
         ]
         return super().aggregated(sent, anchor, weights, clients)
+
+    def update_of(self, state: State, anchor: State, names: Sequence[str]) -> Tensor:
+        """What a client has changed, as one vector, on the device of the first of these names."""
+        home = anchor[names[0]].device
+        return torch.cat([(state[name] - anchor[name]).flatten().to(home) for name in names])
 
     def moved(self, anchor: State, names: Sequence[str], update: Tensor) -> State:
         """The anchor plus the update, by the names that are hidden, all of those that stand for one tensor alike."""

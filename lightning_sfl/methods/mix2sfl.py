@@ -26,6 +26,7 @@ from lightning_sfl.core.cut import Reply, Upload, raw_of
 from lightning_sfl.core.mixing import GradMix, SmashMix, gradmix, gradmix_members, mixed
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.rounds import Plan, draw_pass, in_order, plan_sweeps
+from lightning_sfl.core.server_groups import Labels
 from lightning_sfl.core.state import untouched_buffers
 from lightning_sfl.methods.base import SplitMethod
 
@@ -74,21 +75,26 @@ class Mix2SFL(SplitMethod):
 
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         answers = self.backward_server([uploads])
-        self.learn_from_mixes(uploads)
-        self.step_server([self.server_turn(uploads)], raw_of(answers))
+        turn, mixes = self.server_turn(uploads), self.learn_from_mixes(uploads)
+        rows = sum(len(labels) for labels, _ in mixes) // 2  # of both in a pair
+        self.step_server([turn._replace(labels=turn.labels + mixes, synthetic=rows)], raw_of(answers))
         slices = gradmix([each.raw for each in answers], self.members(uploads), self.gradmix.reduce)
         return [replace(each, sent=parts) for each, parts in zip(answers, slices, strict=True)]
 
-    def learn_from_mixes(self, uploads: Sequence[Upload]) -> None:
+    def learn_from_mixes(self, uploads: Sequence[Upload]) -> Labels:
         """SmashMix: add gradients of mixed losses to those of the server half; nothing of it reaches a client."""
+        labels: Labels = ()
         pairs = self.smashmix.draw([upload.num_rows for upload in uploads], self.draws("smashmix", uploads))
         for i, j, share in pairs:
             one, other = uploads[i], uploads[j]
             with nullcontext() if self.smashmix.update_bn else untouched_buffers(self.server_half):
                 logits = self.server_half(mixed(one.received, other.received, share))
-                own, foreign = (self.loss(logits, upload.labels[: len(logits)]) for upload in (one, other))
+                met = ((one.labels[: len(logits)], share), (other.labels[: len(logits)], 1 - share))
+                own, foreign = (self.loss(logits, each) for each, _ in met)
                 loss = share * own + (1 - share) * foreign
                 self.walk_back([self.smashmix.weight(len(pairs)) * loss])
+                labels += met
+        return labels
 
     def members(self, uploads: Sequence[Upload]) -> list[int]:
         """Places of GradMix's set among the uploads."""

@@ -76,7 +76,8 @@ class RowWise(Guarded):
         for batch in batches:
             if self.link.holds(batch.slot):
                 logits, own = next(found)
-                losses = [self.loss(logits[j : j + 1], own[j : j + 1]) for j in range(len(own))]
+                rows = zip(logits.split(1), own.to(logits.device).split(1), strict=True)
+                losses = [self.loss(*row) for row in rows]
                 halves = [self.slots[batch.slot], self.server_of(batch.slot)]
                 self.descend(batch, halves, [([loss], None) for loss in losses], 1.0)
             self.spend(batch)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sfl.core import events
 from lightning_sfl.core.cut import Reply, Upload, join, raw_of, replies, rows_of
-from lightning_sfl.core.rounds import Batch
+from lightning_sfl.core.rounds import Batch, Feed
 from lightning_sfl.core.server_groups import ServerTurn
 from lightning_sfl.methods.placed import PlacedModule
 
@@ -20,6 +20,8 @@ class ServerSide(PlacedModule):
     Of the uploads of a step some may be in other processes, where a part of the same step is done on them: then the
     gradients of all parts, each of a share of the one mean loss, are added up before the step.
     """
+
+    feed: Feed
 
     def train_server(self, groups: Sequence[Sequence[Upload]]) -> list[Reply]:
         """One step of the server optimizer on one mean loss per group of uploads; answers in the groups' order.
@@ -43,7 +45,8 @@ class ServerSide(PlacedModule):
             self.walk_back(losses)
         if not self.server_copies:
             self.link.sum_gradients(self.stepped["server"])
-        answered = [reply for each in zip(served, joined, outputs, strict=True) for reply in replies(*each)]
+        rows = [rows_of(uploads) for own, uploads in zip(here, groups, strict=True) if own]
+        answered = [reply for each in zip(served, joined, outputs, rows, strict=True) for reply in replies(*each)]
         answers = {id(reply.upload): reply for reply in answered}
         return [answers.get(id(upload), Reply(upload, (), ())) for uploads in groups for upload in uploads]
 
@@ -88,4 +91,13 @@ class ServerSide(PlacedModule):
         """Who is about to move which server half."""
         branch = turns[0].slot if self.server_copies else 0
         clients = tuple(turn.client_id for turn in turns)
-        return ServerTurn(branch, clients, sum(turn.num_rows for turn in turns), self.server_of(branch))
+        heard = bool(self.watchers[events.ServerStep.handler])
+        labels = tuple((self.labels_of(turn), 1.0) for turn in turns) if heard else ()
+        return ServerTurn(branch, clients, sum(turn.num_rows for turn in turns), self.server_of(branch), labels)
+
+    def labels_of(self, turn: Batch | Upload) -> Tensor:
+        """What predictions on these rows are compared with; the plan knows the rows of uploads that are elsewhere."""
+        if isinstance(turn, Upload) and turn.here:
+            return turn.labels
+        batch = turn if isinstance(turn, Batch) else self.feed.plan.batches[turn.slot][turn.local_step]
+        return self.population.y[torch.from_numpy(batch.rows).to(self.population.y.device)]

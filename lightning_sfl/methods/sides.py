@@ -14,7 +14,7 @@ from lightning_sfl.core import events
 from lightning_sfl.core.cut import Boundary, Reply, Smashed, Upload, parts, state_bytes
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.core.finite import all_finite, clip
-from lightning_sfl.core.rounds import Batch, Feed
+from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.state import copy_state
 from lightning_sfl.core.tally import Tally
 from lightning_sfl.methods.module import Role
@@ -25,7 +25,6 @@ class Sides(ServerSide):
     """Verbs of the loop. Only these touch the client halves, and only through the boundary do tensors cross."""
 
     boundary: Boundary
-    feed: Feed
     tally: Tally
     steps_taken: Counter[int]
 

@@ -23,7 +23,7 @@ from lightning_sfl.core.balancing import Balancing, label_capped_weights, label_
 from lightning_sfl.core.batch_schedule import additional_passes, create_schedule, fixed_schedule
 from lightning_sfl.core.cut import Reply, Upload, scaled
 from lightning_sfl.core.errors import require
-from lightning_sfl.core.gradient_shuffle import GradientShuffle
+from lightning_sfl.core.gradient_shuffle import GradientShuffle, KeptShares
 from lightning_sfl.core.optimizers import times_rate
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.rings import Rings
@@ -53,20 +53,12 @@ class USFL(SplitMethod):
     name = "usfl"
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        cut_layer: str,
-        *,
-        server_batch_size: int | None = None,
-        batch_schedule: Literal["dynamic", "fixed"] = "dynamic",
-        additional_epochs: bool = False,
-        balancing: Balancing = Balancing(),
-        gradient_shuffle: GradientShuffle = GradientShuffle(),
-        scale_client_gradient: bool = False,
-        scale_server_lr: bool = False,
-        weighting: Literal["rows", "samples", "uniform", "label_capped"] = "rows",
-        **kwargs: Any,
-    ) -> None:
+        self, backbone: nn.Module, cut_layer: str, *, server_batch_size: int | None = None,
+        batch_schedule: Literal["dynamic", "fixed"] = "dynamic", additional_epochs: bool = False,
+        balancing: Balancing = Balancing(), gradient_shuffle: GradientShuffle = GradientShuffle(),
+        scale_client_gradient: bool = False, scale_server_lr: bool = False,
+        weighting: Literal["rows", "samples", "uniform", "label_capped"] = "rows", **kwargs: Any,
+    ) -> None:  # fmt: skip
         known = ("rows", "samples", "uniform", "label_capped")
         require(weighting in known, "weighting", weighting, f"one of {known}")
         own = weighting == "label_capped"
@@ -82,7 +74,7 @@ class USFL(SplitMethod):
         if scale_server_lr:
             optimizer, scheduler = self.factories["server"]
             self.factories["server"] = (times_rate(optimizer, self.participants), scheduler)
-        self.rings = Rings()
+        self.rings, self.kept = Rings(), KeptShares()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -136,8 +128,11 @@ class USFL(SplitMethod):
             return answers
         rng = stream(self.seed, "shuffle", self.current_epoch, uploads[0].client_id, uploads[0].local_step)
         labels = [upload.labels for upload in uploads]
-        slices = self.gradient_shuffle([each.sent for each in answers], labels, self.num_classes, rng)
+        slices = self.gradient_shuffle([each.sent for each in answers], labels, self.num_classes, rng, self.kept)
         return [replace(each, sent=parts) for each, parts in zip(answers, slices, strict=True)]
+
+    def scalars(self) -> dict[str, float]:
+        return self.kept.told()
 
     def merge(self, plan: Plan) -> None:
         super().merge(plan)

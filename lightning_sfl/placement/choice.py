@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sfl.core.aggregators import WeightedAverage
 from lightning_sfl.core.cut import Smashed, cloned, like, parts
+from lightning_sfl.core.effort import Effort
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.state import untouched_buffers
@@ -78,6 +79,8 @@ def why_not_sharded(method: Any, example: Tensor) -> str:
         return f"privacy {type(method.privacy).__name__} acts on each client's update where all are merged"
     if not method.attendance.is_full or method.selection.learns:
         return "participants depend on more than each process knows"
+    if method.effort is not None and type(method.effort).learn is not Effort.learn:
+        return f"effort {type(method.effort).__name__} decides by numbers that sums round in another order"
     if method.whole_loss:
         return f"{name}: {method.whole_loss}"
     if method.bn_buffers == "local":

@@ -35,7 +35,7 @@ steps of both sides) is said in plain sentences.
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, tables, and sentences on what all rows share and in what they differ."""
+    """Rows, tables (results first, runs last), and sentences on what all rows share and in what they differ."""
 
     rows: list[Row]
     tables: list[Table]
@@ -57,8 +57,8 @@ def compare(paths: Sequence[str | Path], last: int = 5, target: float = 0.8) -> 
     sentences += [f"{folder} has no finished round yet and is left out." for folder in empty]
     same = differences.shared(rows) if len(rows) > 1 else []
     alike = f"The same for all rows: {', '.join(same)}." if same else ""
-    made = [tables.results(rows, last, target), tables.dynamics(rows), tables.traffic(rows), tables.setups(rows)]
-    return Comparison(rows, made, alike, sentences)
+    made = [tables.results(rows, last, target), tables.dynamics(rows), *tables.probes(rows)]
+    return Comparison(rows, [*made, tables.traffic(rows), tables.setups(rows)], alike, sentences)
 
 
 def write(found: Comparison, out: Path) -> list[str]:
@@ -73,15 +73,16 @@ def write(found: Comparison, out: Path) -> list[str]:
     except ImportError:
         notes.append('pictures need matplotlib: pip install "lightning_sfl[report]"')
     else:
+        from lightning_sfl.records.oracle_parts import oracle_parts
         from lightning_sfl.records.pictures import pictures
 
-        drawn = pictures(found.rows)
+        drawn = [*pictures(found.rows), *oracle_parts(found.rows)]
     for picture in drawn:
         save(out / f"{picture.name}.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{picture.svg}')
-    for table in found.tables[:3]:
+    for table in found.tables[:-1]:
         save(out / f"{table.title.split(',')[0].lower()}.tex", forms.as_latex(table))
     save(out / "figures.csv", tables.figures_csv(found.rows))
-    save(out / "runs.csv", forms.as_csv(found.tables[3].header, found.tables[3].rows))
+    save(out / "runs.csv", forms.as_csv(found.tables[-1].header, found.tables[-1].rows))
     save(out / "compare.md", markdown(found))
     save(out / "index.html", page(found.tables, found.alike, found.differences, drawn))
     return notes
@@ -110,8 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     with plain_errors():
         found = compare(given.runs, given.last, given.target)
         notes = write(found, Path(given.out))
-        results, dynamics = found.tables[:2]
-        for table in (results, dynamics):
+        for table in found.tables[:-2]:
             say(f"{forms.as_text(table)}\n{table.note}\n")
         for sentence in [found.alike, *found.differences, *notes]:
             if sentence:

@@ -49,6 +49,16 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """On straight lines between the sorted values, the smallest being at 0 and the largest at 1; None of nothing."""
+    if not values:
+        return None
+    ordered, place = sorted(values), share * (len(values) - 1)
+    below = min(int(place), max(0, len(ordered) - 2))
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
 def last_mean(run: Run, tag: str, last: int) -> float | None:
     """Mean over the last so many rounds in which the tag was measured; None where there are fewer."""
     values = [value for _, value in run.series(tag)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lightning_sfl.records.curves import Spread, best, crossing, curve, last_mean, mean, spread
+from lightning_sfl.records.curves import Spread, best, crossing, curve, last_mean, mean, quantile, spread
 from lightning_sfl.records.groups import Group
 from lightning_sfl.records.runs import Run
 
@@ -15,14 +15,17 @@ TOTALS = {
     "server_steps": "count/server_steps_total",
     "samples": "count/samples_main_total",
 }
-# The axes along which methods differ, all measured: gradient scale at the cut, start states, steps.
+# The axes along which methods differ, all measured: gradient scale at the cut, start states, steps; and labels.
 DYNAMICS = {
     "scale_rel": "cut/scale_rel_mean",
     "denom": "cut/denom_mean",
     "scale_ratio": "cut/scale_ratio",
     "start_distance": "init/dist",
     "start_distance_rel": "init/dist_rel",
+    "label_imbalance": "labels/imbalance",
 }
+# Of each half, on request: 1 - cosine of what the round did to it with minus the gradient on held-out rows.
+PROBES = {"client": "probe/B_client", "server": "probe/B_server"}
 KIND = re.compile(r"traffic/(\w+)_(up|down)_bytes")
 
 
@@ -60,6 +63,8 @@ def figures_of(run: Run, last: int, target: float) -> dict[str, float | None]:
         "mb_down": megabytes(run, "", "down"),
         **{name: mean([value for _, value in run.series(tag)]) for name, tag in DYNAMICS.items()},
     }
+    for half, tag in PROBES.items():
+        found |= {f"B_{half}_{kind}": value for kind, value in over_rounds([v for _, v in run.series(tag)]).items()}
     steps, served = found["client_steps"], found["server_steps"]
     if not served:  # a target is not reached along an axis on which nothing moves
         found["server_steps_to_target"] = None
@@ -67,6 +72,12 @@ def figures_of(run: Run, last: int, target: float) -> dict[str, float | None]:
     found["server_per_round"] = served / run.rounds if served is not None else None
     found["client_per_round"] = steps / run.rounds if steps is not None else None
     return found
+
+
+def over_rounds(values: list[float]) -> dict[str, float | None]:
+    """What a mean over rounds hides: the upper end, and how often the round went uphill (a reversal)."""
+    uphill = mean([float(value > 1) for value in values])
+    return {"mean": mean(values), "p95": quantile(values, 0.95), "max": quantile(values, 1.0), "uphill": uphill}
 
 
 def kinds_of(run: Run) -> list[tuple[str, str]]:

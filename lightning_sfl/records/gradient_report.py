@@ -20,6 +20,7 @@ COLUMNS = {
     "server_D_cos": "1 - cos, oracle, server",
     "full_distance": "distance / oracle",
     "client_B": "B, client",
+    "client_C": "C, client",
     "server_B": "B, server",
     "A_ratio": "A_ratio",
     "A_null": "A_null",
@@ -27,8 +28,8 @@ COLUMNS = {
 NOTE = (
     "One round of each method's own code at these weights, per unit of the learning rate. 1 - cos: 0 is the direction "
     "of the gradient on all clients' rows (oracle), 1 across it. Distance: from the oracle, over its length. B: 1 - "
-    "cos with the gradient on held-out rows. A_ratio: how far the clients' own gradients disagree; A_null: its value "
-    "for orthogonal ones. In the whole network the half with the larger norm decides."
+    "cos with the gradient on held-out rows; C: the mean of that over the clients' own gradients. A_ratio: how far "
+    "these disagree; A_null: its value for orthogonal ones. In the whole network the half with the larger norm decides."
 )
 
 

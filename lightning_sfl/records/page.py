@@ -17,9 +17,9 @@ body { margin: 0 auto; max-width: 76rem; padding: 1rem 1.2rem 3rem; background: 
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .6rem 0; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
+th { vertical-align: bottom; white-space: normal; min-width: 3.5rem; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 td.aside, th.aside { color: #767676; font-style: italic; }
 .note, figcaption { color: #555; font-size: .85rem; }
@@ -29,12 +29,16 @@ ul { padding-left: 1.2rem; } li { margin: .25rem 0; overflow-wrap: anywhere; }
 .pictures { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
 figure h3 { font-size: 1rem; margin: .2rem 0; }
+@media (max-width: 40rem) {
+  th, td { padding: .3rem .45rem; }
+  th:first-child, td:first-child { padding-left: 0; min-width: 7.5rem; white-space: normal; overflow-wrap: anywhere; }
+}
 """
 
 
 def page(tables: Sequence[Table], alike: str, differences: Sequence[str], drawn: Sequence[Picture]) -> str:
-    """The page; `tables` starts with the results, which stand at the top."""
-    first, *others = tables
+    """The page; `tables` starts with the results, which stand at the top, and ends with traffic and runs."""
+    first, *measured, traffic, runs = tables
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -43,10 +47,11 @@ def page(tables: Sequence[Table], alike: str, differences: Sequence[str], drawn:
         f"<h1>Comparison of {len(first.rows)} configurations</h1>",
         _table(first),
         _sentences(alike, differences),
-        *(_table(table) for table in others[:1]),
+        *map(_table, measured),
         "<h2>Curves</h2>",
         f'<div class="pictures">{"".join(map(_figure, drawn))}</div>' if drawn else "<p>Pictures need matplotlib.</p>",
-        *(_table(table) for table in others[1:]),
+        _table(traffic),
+        _table(runs),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"

@@ -32,7 +32,18 @@ RULES: dict[str, Any] = {
     "legend.fontsize": 9,
 }
 
-# Name -> tag, title and caption of what only runs with an optional callback have recorded.
+# Name -> tag, title and caption of plain curves over rounds.
+_STEPS = "Mean over the server's steps of a round; 0: all classes alike, 1: one class only."
+_LENGTH = "Mean over the clients. Rates and numbers of steps enter: compare courses, not heights."
+_SPREAD = "Spread of the clients' gradients at one state, relative to their mean."
+PLAIN = {
+    "update_norm": ("align/norm_mean", "Length of the clients' updates", _LENGTH),
+    "start_distance": ("init/dist", "Distance between start states", "0: all clients start alike."),
+    "label_imbalance": ("labels/imbalance", "Label imbalance of what the server learns from", _STEPS),
+    "divergence": ("gdiv/client_rel", "Gradient divergence of the client half", _SPREAD),
+}
+
+# The same of what only runs with an optional callback have recorded.
 _UPHILL = "1 - cosine with minus the gradient on held-out rows: 0 is downhill, above the line uphill."
 _ORACLE = "The oracle is the gradient on all clients' rows."
 ON_REQUEST = {
@@ -81,16 +92,8 @@ def _pictures(rows: Sequence[Row]) -> Iterator[Picture]:
         caption="Mean over pairs of clients; 0 is orthogonal.",
     )
     yield from _scales(rows)
-    yield from _lines(
-        rows, "start_distance", "Distance between start states", "init/dist", caption="0: all clients start alike."
-    )
-    yield from _lines(
-        rows,
-        "divergence",
-        "Gradient divergence of the client half",
-        "gdiv/client_rel",
-        caption="Spread of the clients' gradients at one state, relative to their mean.",
-    )
+    for name, (tag, title, caption) in PLAIN.items():
+        yield from _lines(rows, name, title, tag, caption=caption)
     for name, (tag, title, caption) in ON_REQUEST.items():
         yield from _lines(rows, name, title, tag, under=_line_at_one, caption=caption)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lightning_sfl.records.curves import Spread
-from lightning_sfl.records.figures import Row
+from lightning_sfl.records.figures import PROBES, Row
 from lightning_sfl.records.forms import PM, Table, as_csv
 from lightning_sfl.records.words import number
 
@@ -46,13 +46,15 @@ def dynamics(rows: Sequence[Row]) -> Table:
         "server_per_client": "server steps per client step",
         "server_per_round": "server steps per round",
         "client_per_round": "client steps per round",
+        "label_imbalance": "label imbalance of a server step",
     }
     columns: list[tuple[str, Callable[[Row], str], bool]] = [("method", lambda row: row.label, True)]
     columns += [(title, lambda row, n=name: plain(row.figures[n]), True) for name, title in titles.items()]  # type: ignore[misc]
     if any(matched(row) for row in rows):
         columns.append(("matched on purpose", matched, True))
     note = (
-        "Means over rounds and seeds. Gradient scale: 1 is the mean over the client's own batch. Blank: not measured."
+        "Means over rounds and seeds. Gradient scale: 1 is the mean over the client's own batch. Label imbalance: 0, "
+        "all classes alike in what the server half learns from; 1, one class only. Blank: not measured."
     )
     return _table("Dynamics", rows, columns, note)
 
@@ -71,6 +73,22 @@ def traffic(rows: Sequence[Row]) -> Table:
         title = f"{kind[0].replace('_', ' ')} {kind[1]}"
         columns.append((title, lambda row, k=kind: amount(row.traffic[k]) if k in row.traffic else "", True))  # type: ignore[misc]
     return _table("Traffic, MB", rows, columns, "Of the whole run, all clients together; a million bytes is a MB.")
+
+
+def probes(rows: Sequence[Row]) -> list[Table]:
+    """How the rounds lie to the gradient on held-out rows; no table where no run has asked."""
+    columns: list[tuple[str, Callable[[Row], str], bool]] = [("method", lambda row: row.label, True)]
+    kinds = {"mean": "B, {} half", "p95": "{}: p95", "max": "{}: largest", "uphill": "{}: % of rounds uphill"}
+    for name, title in {f"B_{half}_{kind}": kinds[kind].format(half) for half in PROBES for kind in kinds}.items():
+        cell = share if name.endswith("uphill") else plain
+        if any(row.figures[name].known for row in rows):
+            columns.append((title, lambda row, c=cell, n=name: c(row.figures[n]), True))  # type: ignore[misc]
+    note = (
+        "B: 1 - cosine of what a round did to the half with minus the gradient on held-out rows. 0: downhill; 1: "
+        "across; above: uphill, a reversal. Over the rounds measured, then the mean over seeds. Blank: not measured."
+    )
+    title = "Probe, moves against the gradient on held-out rows"
+    return [_table(title, rows, columns, note)] if len(columns) > 1 else []
 
 
 def setups(rows: Sequence[Row]) -> Table:
@@ -102,6 +120,11 @@ def _table(
 def percent(found: Spread) -> str:
     """93.2 +- 0.4"""
     return _spread(found, lambda value: f"{100 * value:.1f}")
+
+
+def share(found: Spread) -> str:
+    """8.3: a mean share in percent."""
+    return "" if found.mean is None else f"{100 * found.mean:.1f}"
 
 
 def amount(found: Spread) -> str:

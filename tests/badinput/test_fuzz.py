@@ -95,6 +95,7 @@ def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sample(terminal: Terminal) -> None:
     """Some of each way; without a key there is its default, as a rule."""
     draw, every = np.random.default_rng(0), cases()
+    assert len(every) >= 500
     of_a_way = [[case for case in every if case[-1] == way] for way in SPOILT]
     picked = [found[i] for found in of_a_way for i in draw.choice(len(found), SAMPLE, replace=False)]
     accepted = sum(check(*case, terminal) for case in picked)
@@ -102,8 +103,8 @@ def test_a_sample(terminal: Terminal) -> None:
 
 
 @pytest.mark.slow
-def test_all(terminal: Terminal) -> None:
-    every = cases()
-    assert len(every) >= 500
+@pytest.mark.parametrize("file", sorted({file for file, _, _ in cases()}))
+def test_all(file: str, terminal: Terminal) -> None:
+    every = [case for case in cases() if case[0] == file]
     accepted = sum(check(*case, terminal) for case in every)
     assert 0 < accepted < len(every) / 2

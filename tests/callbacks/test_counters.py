@@ -35,6 +35,8 @@ def test_counts_and_server_magnitudes(stage: Any) -> None:
         assert scalars["count/server_per_client"] == 0.5
         assert scalars["count/server_samples_per_step"] == 10
         assert scalars["server/mag_per_step"] == close(2 / 3)
+        assert scalars["server/mag_per_step_sq"] == close(4 / 3)
+        assert scalars["count/samples_synthetic"] == 0
         assert scalars["server/path_per_step"] == close(2.0)
         assert record["clients"]["7"] == {"B": 15, "R": 0, "finished": True, "steps": 3, "w": 0.25}
     again = UpdateCounts()

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sfl.callbacks import (
+    CosineAlignment,
     GradientDissimilarity,
     GradientDivergence,
+    InitialDistance,
     OracleDistance,
     ProbeAlignment,
     RoundRecord,
 )
 from lightning_sfl.core.errors import ConfigError
-from lightning_sfl.methods import GAS, SFL, FedAvg, MiniBatchSFL, MultiSFL
+from lightning_sfl.methods import GAS, SFL, SFLV1, SFLV2, FedAvg, MiniBatchSFL, MultiSFL
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
 from tests.tiny import Rows, build, network, rows, sgd
@@ -50,12 +52,15 @@ def test_after_one_step_of_sgd_updates_are_gradients(tmp_path: Path) -> None:
     data, net = rows(SIZES, dtype=torch.float64), network(dtype=torch.float64)
     x, y = data.population.x, data.population.y
     probe = ProbeAlignment(max_rows=None)
-    (record,) = records(tmp_path, FedAvg, [probe])
+    (record,) = records(tmp_path, FedAvg, [probe, CosineAlignment()])
     own = [gradient(net, x[r], y[r], 2) for r in data.population.rows]
     mean = sum(size / sum(SIZES) * g for size, g in zip(SIZES, own, strict=True))
     whole = gradient(net, x, y)
     scalars = record["scalars"]
     assert scalars["probe/B_client"] == pytest.approx(distance(mean, gradient(net, x, y, 2)), abs=1e-9)
+    pairs = [(SIZES[i] * SIZES[j], 1 - distance(own[i], own[j])) for i in range(3) for j in range(i)]
+    between = sum(weight * cosine for weight, cosine in pairs) / sum(weight for weight, _ in pairs)
+    assert scalars["align/cos_pair_client"] == pytest.approx(between)
     cosines = [record["clients"][str(c)]["probe_cos"] for c in range(3)]
     assert cosines == pytest.approx([1 - distance(g, whole[: len(mean)]) for g in own])
     spread = sum(size * (1 - c) for size, c in zip(SIZES, cosines, strict=True)) / sum(SIZES)
@@ -125,6 +130,89 @@ def test_live_can_stop_after_some_steps(tmp_path: Path) -> None:
     assert one["oracle/client_G"] != all_of_them["oracle/client_G"]
 
 
+# --- the oracle of each client's own start ----------------------------------------------------------------------------
+
+
+class Starts(tiny.L.Callback):
+    """The network that each client starts a round from: its half with its server copy, or with the server's half."""
+
+    def __init__(self) -> None:
+        self.nets: list[dict[str, nn.Sequential]] = []
+
+    def on_round_start(self, module: Any, event: Any) -> None:
+        self.merged = nn.Sequential(copy.deepcopy(event.client_half), copy.deepcopy(event.server_half))
+        self.nets.append({})
+
+    def on_client_start(self, module: Any, event: Any) -> None:
+        server = self.merged[1] if event.server_half is None else copy.deepcopy(event.server_half)
+        visits = sum(owner(key) == event.client_id for key in self.nets[-1])
+        key = f"{event.client_id}.{visits}" if visits else str(event.client_id)
+        self.nets[-1][key] = nn.Sequential(copy.deepcopy(event.client_half), server)
+
+
+def owner(key: str) -> int:
+    """The client of a visit."""
+    return int(key.split(".", maxsplit=1)[0])
+
+
+@pytest.mark.parametrize("cls", [MultiSFL, GAS])
+def test_the_oracle_at_the_start_of_each_client(tmp_path: Path, cls: Any) -> None:
+    data, starts = rows(SIZES, dtype=torch.float64), Starts()
+    watchers = [OracleDistance(every=1, scope="individual"), starts]
+    found = records(tmp_path, cls, watchers, data, rounds=3, batch_size=2)
+    x, y = data.population.x, data.population.y
+    for record, nets in zip(found, starts.nets, strict=True):
+        own = {key: data.population.rows[owner(key)] for key in nets}
+        apart = {key: gradient(net, x[own[key]], y[own[key]]) - gradient(net, x, y) for key, net in nets.items()}
+        shares = {key: len(r) / sum(map(len, own.values())) for key, r in own.items()}
+        for half, part in (("client", slice(0, 56)), ("server", slice(56, None))):
+            squares = {key: float(each[part].square().sum()) for key, each in apart.items()}
+            mean = sum(shares[key] * each[part] for key, each in apart.items())
+            total = sum(shares[key] * square for key, square in squares.items())
+            assert record["scalars"][f"oracle/{half}_G"] == pytest.approx(total)
+            assert record["scalars"][f"oracle/{half}_bias"] == pytest.approx(float(mean.square().sum()))
+            if half == "client":
+                told = {key: fields["oracle_G"] for key, fields in record["clients"].items() if "oracle_G" in fields}
+                assert told == pytest.approx(squares)
+    assert any(not torch.equal(net[0].fc1.weight, starts.merged[0].fc1.weight) for net in starts.nets[-1].values())
+
+
+def test_clients_with_the_same_rows_have_the_oracles_gradient_wherever_they_start(tmp_path: Path) -> None:
+    one = rows((9,), dtype=torch.float64).population
+    twins = Rows(one.x.repeat(3, 1), one.y.repeat(3), tiny.stretches([9, 9, 9]))
+    watchers = [OracleDistance(every=1, scope="individual"), InitialDistance()]
+    found = [record["scalars"] for record in records(tmp_path, MultiSFL, watchers, twins, 3, batch_size=2)]
+    assert found[0]["init/dist"] == 0
+    assert found[2]["init/dist"] > 0.01
+    assert all(scalars[f"oracle/{half}_G"] < 1e-25 for scalars in found for half in ("client", "server"))
+
+
+@pytest.mark.parametrize("capture", ["frozen", "live"])
+@pytest.mark.parametrize("cls", [SFL, SFLV1, SFLV2])
+def test_where_all_start_alike_there_is_one_oracle(tmp_path: Path, cls: Any, capture: Any) -> None:
+    one, own = (
+        records(tmp_path / scope, cls, [OracleDistance(every=1, capture=capture, scope=scope)], rounds=2, batch_size=4)
+        for scope in ("global", "individual")
+    )
+    scalars = [[record["scalars"] for record in found] for found in (one, own)]
+    assert scalars[0] == scalars[1]
+    assert "oracle/server_G" in scalars[0][0]
+
+
+def test_live_is_frozen_where_each_branch_takes_one_step(tmp_path: Path) -> None:
+    """Nobody is left to replay from where all take part."""
+    frozen, live = (
+        records(tmp_path / way, MultiSFL, [OracleDistance(every=1, capture=way, scope="individual")], rounds=3)
+        for way in ("frozen", "live")
+    )
+    for one, other in zip(frozen, live, strict=True):
+        for name in ("client_G", "client_bias", "server_G", "server_G_rel", "server_D_cos"):
+            assert one["scalars"][f"oracle/{name}"] == pytest.approx(other["scalars"][f"oracle/{name}"])
+
+
+# --- the V value ------------------------------------------------------------------------------------------------------
+
+
 class Kept(tiny.L.Callback):
     """The server half at its last step, and the gradient it then had."""
 
@@ -163,6 +251,8 @@ def test_impossible_settings_are_refused(tmp_path: Path) -> None:
         lambda: OracleDistance(batches=2),
         lambda: OracleDistance(capture="live", batches=0),
         lambda: OracleDistance(max_rows=0),
+        lambda: OracleDistance(scope="branch"),  # type: ignore[arg-type]
+        lambda: OracleDistance(capture="thawed"),  # type: ignore[arg-type]
         lambda: GradientDissimilarity(batch_size=0),
     ):
         with pytest.raises(ConfigError, match="is not allowed"):

@@ -38,6 +38,16 @@ def test_a_run_says_what_it_met(tmp_path: Path) -> None:
     assert {"torch", "lightning", "lightning_sfl", "python"} == set(facts["versions"])
 
 
+def test_which_halves_have_running_statistics(tmp_path: Path) -> None:
+    fitted(tmp_path)
+    assert read_manifest(tmp_path)["batch_norm"] == []
+    net = tiny.network(norm=True)
+    for cut_layer, halves in {"fc1": ["server"], "relu1": ["client", "server"], "relu2": ["client"]}.items():
+        method = tiny.build(SFL, net, cut_layer, participants=2, batch_size=2)
+        tiny.trainer(1, [RoundRecord()], default_root_dir=tmp_path / cut_layer).fit(method, tiny.rows())
+        assert read_manifest(tmp_path / cut_layer)["batch_norm"] == halves
+
+
 def test_the_same_bytes_every_time_and_the_same_facts_for_another_method(tmp_path: Path) -> None:
     for name, cls in {"a": SFL, "b": SFL, "c": SFLV2}.items():
         fitted(tmp_path / name, cls)
@@ -54,6 +64,12 @@ def test_a_longer_run_meets_more(tmp_path: Path) -> None:
     fitted(tmp_path, rounds=3)
     after = read_manifest(tmp_path)
     assert {key for key in after if after[key] != before[key]} == {"rounds", "schedule"}
+
+
+def test_no_number_of_rounds_delays_the_start(tmp_path: Path) -> None:
+    """Only so many are told in the fingerprint."""
+    method, _ = fitted(tmp_path)
+    assert method.fingerprint_of(10**15) == method.fingerprint_of(10_000) != method.fingerprint_of(9_999)
 
 
 def test_a_rehearsal_leaves_nothing(tmp_path: Path) -> None:

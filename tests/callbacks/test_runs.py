@@ -17,16 +17,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_sfl.callbacks import (
     FirstScreen,
     GradientDissimilarity,
+    InitialDistance,
     OracleDistance,
     ProbeAlignment,
     RoundProgress,
     RoundRecord,
     default_callbacks,
 )
-from lightning_sfl.methods import SFL, FedAvg
+from lightning_sfl.methods import SFL, Centralized, FedAvg, SplitLearning
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
-from tests.tiny import METHODS, build, differing, network, rows, sgd, whole
+from tests.tiny import METHODS, PERSISTENT, build, differing, network, rows, sgd, whole
 
 # The CSV logger warns that it will delete its old file: the rounds in it are given back.
 pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty")
@@ -57,7 +58,8 @@ def table(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("cls", METHODS)
 def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     found = []
-    optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), GradientDissimilarity(1)]
+    own = [OracleDistance(1, capture, "individual") for capture in ("frozen", "live")]
+    optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), *own, GradientDissimilarity(1)]
     for callbacks in ([], [*default_callbacks(progress_bar=False), *optional]):
         method = build(cls, network(dropout=0.3, norm=True), **OPTIONS)
         torch.manual_seed(5)
@@ -66,6 +68,20 @@ def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     assert differing(found[0][0], found[1][0]) == []
     assert torch.equal(found[0][1], found[1][1])
     assert len(read_rounds(tmp_path / "rounds.jsonl")) == 2
+
+
+@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls not in (*PERSISTENT, SplitLearning)])
+def test_synchronous_clients_start_from_one_state_to_the_bit(cls: Any, tmp_path: Path) -> None:
+    method = build(cls, network(norm=True), **OPTIONS)
+    trainer(3, [InitialDistance(), RoundRecord()], default_root_dir=tmp_path).fit(method, rows())
+    told = [record["scalars"].get("init/dist") for record in read_rounds(tmp_path / "rounds.jsonl")]
+    assert told == ([None] * 3 if cls is Centralized else [0.0] * 3)
+
+
+@pytest.mark.parametrize("cls", [*PERSISTENT, SplitLearning])
+def test_others_do_not(cls: Any, tmp_path: Path) -> None:
+    trainer(3, [InitialDistance(), RoundRecord()], default_root_dir=tmp_path).fit(build(cls, **OPTIONS), rows())
+    assert read_rounds(tmp_path / "rounds.jsonl")[-1]["scalars"]["init/dist"] > 1e-3
 
 
 def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
@@ -78,11 +94,13 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
         assert {tag: float(row[tag]) for tag in record["scalars"]} == record["scalars"]
     first = records[0]["scalars"]
     assert {"val/acc", "val/loss", "train/acc", "train/loss", "gdiv/full_rel", "align/cos_pair_client"} <= set(first)
+    assert 0 < first["labels/imbalance_round"] < first["labels/imbalance"] < 1
     assert (first["init/dist"], first["cut/scale_rel_mean"]) == (0.0, pytest.approx(1.0, rel=1e-5))
     assert first["drift/agg_residual_client"] < 1e-6
     shown = EventAccumulator(str(tmp_path / "run"))
     shown.Reload()
     assert [event.step for event in shown.Scalars("align/cos_pair_client")] == [0, 1, 2]
+    assert [event.value for event in shown.Scalars("labels/imbalance")] == pytest.approx([first["labels/imbalance"]])
     assert [event.step for event in shown.Images("align/cos_matrix")] == [0]
     assert "align/norm" in shown.Tags()["histograms"]
 

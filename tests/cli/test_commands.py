@@ -195,7 +195,7 @@ def test_help_teaches(terminal: Terminal) -> None:
     code, out, _ = terminal.types("fit", "--help")
     words = " ".join(out.split())
     assert code == 0
-    assert "One of Centralized, FedAvg" in words
+    assert "One of Centralized, FedAsync, FedAvg, FedBuff" in words
     assert "the rule that deals the training rows to clients" in words
     assert "One of Dirichlet, FromFile, IID" in words
     assert "known subclasses" not in words
@@ -230,3 +230,25 @@ def test_one_callback_needs_no_list(terminal: Terminal) -> None:
     alone = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/acc", "--trainer.callbacks.mode=max"]
     code, _, err = terminal.types("fit", SFL, *SMALL, *alone)
     assert code == 0, err
+
+
+def test_an_enumeration_among_the_settings_is_recorded_by_its_value(terminal: Terminal) -> None:
+    """Lightning's own Timer has one for a default."""
+    code, _, err = terminal.types("fit", SFL, *SMALL, "--trainer.callbacks=Timer")
+    assert (code, err) == (0, "")
+    config = terminal.folder / "runs" / "sfl" / "version_0" / "config.yaml"
+    timer = [each for each in yaml.safe_load(config.read_text())["trainer"]["callbacks"] if "Timer" in str(each)]
+    assert [each["init_args"]["interval"] for each in timer] == ["step"]
+
+
+def test_runs_without_a_logger_have_a_folder_each(terminal: Terminal) -> None:
+    for version, rounds in enumerate((2, 1)):
+        code, out, _ = terminal.types("fit", SFL, *SMALL, "--trainer.logger=false", f"--trainer.max_epochs={rounds}")
+        assert code == 0
+        assert f"runs/sfl/version_{version}" in out
+    runs = terminal.folder / "runs" / "sfl"
+    assert [len(records(runs / f"version_{version}")) for version in (0, 1)] == [2, 1]
+    resumed = ("fit", "--resume", "runs/sfl/version_1", "--trainer.max_epochs=3", "--trainer.logger=false")
+    assert terminal.types(*resumed)[0] == 0
+    assert [len(records(runs / f"version_{version}")) for version in (0, 1)] == [2, 3]
+    assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1"]

@@ -71,6 +71,8 @@ def test_the_same_every_time_and_the_run_stays_as_it_is(run: Terminal) -> None:
     figures = {one["label"]: one for one in first["methods"]}
     assert figures["Half"]["client_norm"] == pytest.approx(figures["SFL"]["client_norm"] / 2, rel=1e-4)
     assert figures["FedAvg"]["server_steps"] == 0
+    assert 0 < figures["FedAvg"]["client_C"] < 2
+    assert figures["Half"]["client_C"] == pytest.approx(figures["SFL"]["client_C"], rel=1e-3)  # of directions alone
     with (run.folder / "a" / "cosines.csv").open(newline="") as file:
         pairs = {(r["block"], r["one"], r["other"]): float(r["cosine"]) for r in csv.DictReader(file)}
     assert pairs["client", "SFL", "Half"] == pytest.approx(1, abs=1e-6)

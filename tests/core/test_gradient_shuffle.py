@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_sfl.core.errors import ConfigError
-from lightning_sfl.core.gradient_shuffle import GradientShuffle, adaptive_shares, exchanged
+from lightning_sfl.core.gradient_shuffle import GradientShuffle, KeptShares, adaptive_shares, exchanged
 
 SIZES, NUM_CLASSES = (2, 3, 5), 3
 
@@ -45,6 +46,20 @@ def test_rows_change_places_and_nothing_else(strategy: Any, shape: tuple[int, ..
     assert [len(each[0]) for each in after] == list(SIZES)
     assert not torch.equal(joined(after), joined(before))
     assert sorted_rows(joined(after)) == sorted_rows(joined(before))
+
+
+def test_shares_that_rows_keep_are_told_once() -> None:
+    """Rows (1, 0), (0, 1), (-1, 0): the mean is (0, 1/3), cosines are 0, 1, 0, and shares 1/2, sigmoid(2), 1/2."""
+    kept = KeptShares()
+    assert kept.told() == {}
+    own = [(torch.tensor([[1.0, 0.0]]),), (torch.tensor([[0.0, 1.0], [-1.0, 0.0]]),)]
+    shuffle = GradientShuffle("average_adaptive_alpha")
+    for _ in range(2):
+        shuffle(own, [torch.tensor([0]), torch.tensor([0, 1])], 2, rng(), kept)
+    high = 1 / (1 + math.exp(-2))
+    expected = {"shuffle/alpha_mean": (1 + high) / 3, "shuffle/alpha_min": 0.5, "shuffle/alpha_max": high}
+    assert kept.told() == pytest.approx(expected)
+    assert kept.told() == {}
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])

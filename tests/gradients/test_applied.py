@@ -15,6 +15,7 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.rounds import Plan, Work, plan_round
+from lightning_sfl.gradient_states import own_gradients
 from lightning_sfl.methods import (
     GAS,
     SFL,
@@ -139,6 +140,20 @@ def test_clients_own_gradients() -> None:
         gradient, weight = one.own[client]
         assert same(gradient, own(batch)[0])
         assert weight == SIZES[client]
+
+
+def test_disagreement_and_direction_of_the_clients_own_gradients() -> None:
+    one, probe = found(SFL), own(np.arange(sum(SIZES)))[0]
+    told = own_gradients(one, probe)
+    shares = torch.tensor(SIZES).double() / sum(SIZES)
+    rows_ = torch.stack([own(batch)[0] for batch in BATCHES])
+    energy = float(shares @ rows_.square().sum(1))
+    assert told["A_ratio"] == pytest.approx(1 - float((shares @ rows_).square().sum()) / energy, rel=1e-4)
+    assert told["A_null"] == pytest.approx(1 - float(shares.square() @ rows_.square().sum(1)) / energy, rel=1e-4)
+    cosines = rows_ @ probe / rows_.norm(dim=1) / probe.norm()
+    assert told["client_C"] == pytest.approx(float(shares @ (1 - cosines)), rel=1e-4)
+    assert own_gradients(one, None).keys() == {"A_ratio", "A_null"}
+    assert own_gradients(found(FedSGD), probe) == {}
 
 
 def test_more_local_steps_are_summed() -> None:

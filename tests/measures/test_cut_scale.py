@@ -53,6 +53,16 @@ def test_soft_labels_sequences_and_ignored_labels(batch: tuple[Tensor, Tensor]) 
     assert residuals(sequences, sequences, tokens)[2].sum() == 12
 
 
+@pytest.mark.parametrize("gap", [5.0, 15.0, 27.6, 60.0])
+def test_confident_predictions_keep_their_denominator(batch: tuple[Tensor, Tensor], gap: float) -> None:
+    """In single precision softmax - label is rounded away at the label, and nowhere else."""
+    logits, labels = batch
+    sure = logits + gap * one_hot(labels, 5)
+    assert effective_denominator(sure, backward(sure, labels), labels) == pytest.approx(16, rel=1e-4)
+    beyond = logits + 100 * one_hot(labels, 5)  # single precision has no such small numbers
+    assert math.isnan(effective_denominator(beyond, backward(beyond, labels), labels))
+
+
 def test_no_gradient_has_no_denominator(batch: tuple[Tensor, Tensor]) -> None:
     logits, labels = batch
     assert math.isnan(effective_denominator(logits, torch.zeros_like(logits), labels))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sfl.measures.gram import gram
-from lightning_sfl.measures.oracle import differences_from, oracle_distance
+from lightning_sfl.measures.oracle import differences_from, differences_from_own, oracle_distance
 from lightning_sfl.measures.probe import cosine, distance_of, probe_alignment
 
 
@@ -76,6 +76,32 @@ def test_distance_is_bias_and_spread(seed: int) -> None:
     assert found.spread == pytest.approx(float(weights @ torch.tensor(apart).double()))
     assert found.G_rel == pytest.approx(found.G / float(oracle.square().sum()))
     assert found.D_cos == pytest.approx(1 - angle(mean, oracle))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distance_from_oracles_of_ones_own(seed: int) -> None:
+    drawn, weights = vectors(seed, 8), shares(5, 1, 1, 2)
+    gradients, oracles = drawn[:4], drawn[4:]
+    found = oracle_distance(*_own(gradients, oracles, weights))
+    apart = [gradient - oracle for gradient, oracle in zip(gradients, oracles, strict=True)]
+    mean = [sum(w * each for w, each in zip(weights, kind, strict=True)) for kind in (gradients, oracles, apart)]
+    square = [float(each.square().sum()) for each in apart]
+    assert found.per_client.tolist() == pytest.approx(square)
+    assert pytest.approx(float(weights @ torch.tensor(square).double())) == found.G
+    assert found.bias == pytest.approx(float(mean[2].square().sum()))
+    assert found.spread == pytest.approx(found.G - found.bias)
+    lengths = torch.tensor([float(oracle.square().sum()) for oracle in oracles]).double()
+    assert found.G_rel == pytest.approx(found.G / float(weights @ lengths))
+    assert found.D_cos == pytest.approx(1 - angle(mean[0], mean[1]))
+    same = oracle_distance(*_own(gradients, oracles[:1] * 4, weights))
+    one = oracle_distance(gram(differences_from(gradients, oracles[0])), weights)
+    for name in ("G", "G_rel", "D_cos", "bias", "spread"):
+        assert getattr(same, name) == pytest.approx(getattr(one, name))
+
+
+def _own(gradients: list[Tensor], oracles: list[Tensor], weights: Tensor) -> tuple[Tensor, Tensor, float]:
+    found, square = differences_from_own(gradients, oracles, weights)
+    return gram(found), weights, square
 
 
 def test_the_mean_itself_has_no_bias_and_one_gradient_no_spread() -> None:

@@ -26,7 +26,7 @@ from lightning_sfl.methods import (
     SplitMethod,
 )
 from tests.methods.toy import labelled, toy
-from tests.tiny import METHODS, Recorder, build, fit, rich_of, rows, sgd
+from tests.tiny import METHODS, Recorder, Rows, build, fit, rich_of, rows, sgd, stretches
 
 STILL = {"client_optimizer": sgd(0.0), "server_optimizer": sgd(0.0)}
 
@@ -92,6 +92,15 @@ def test_the_mean_over_the_own_batch(cls: type[SplitMethod]) -> None:
     found, recorder = measured(cls, batch_size=4, **rich_of(cls))
     assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=1e-5)
     assert {event.rows for event in recorder.of(events.CutGradient)} == {1, 4}
+
+
+def test_a_client_of_one_class_under_the_prior_of_gas() -> None:
+    """Classes that it does not have get logits 27.6 lower, so that it is as sure as single precision can be."""
+    x = torch.rand(12, 6, generator=torch.Generator().manual_seed(0))
+    one_class_each = Rows(x, torch.arange(12) // 4, stretches([4, 4, 4]))
+    found, recorder = measured(GAS, one_class_each, rounds=3, batch_size=4, prior_exponent=1.0)
+    assert max(float(event.raw[0].abs().max()) for event in recorder.of(events.CutGradient)) < 1e-10
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), rel=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["none", "random", "inplace"])

@@ -26,6 +26,7 @@ from lightning_sfl.methods import (
     SFL,
     SFLV1,
     Centralized,
+    FedAsync,
     FedAvg,
     FedSGD,
     HoloGrad,
@@ -50,7 +51,7 @@ from tests.tiny import (
 )
 
 SIZES = (5, 4, 9, 2, 6)
-MERGING = [method for method in METHODS if method not in (SplitLearning, Centralized, HoloGrad)]
+MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad)]
 RULES: list[Aggregator] = [
     CosineWeighted(),
     DeviationClipping(1.0),

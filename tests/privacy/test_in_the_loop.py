@@ -16,12 +16,15 @@ from lightning_sfl.core.aggregators import Median
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP, Privacy
 from lightning_sfl.core.privacy.base import clipped
+from lightning_sfl.core.staleness import Polynomial
 from lightning_sfl.methods import (
     GAS,
     SFL,
     SFLV1,
     Centralized,
+    FedAsync,
     FedAvg,
+    FedBuff,
     FedSGD,
     HoloGrad,
     MiniBatchSFL,
@@ -34,7 +37,7 @@ from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, netwo
 
 SIZES = (5, 4, 9, 2, 6)
 INF = float("inf")
-GUARDED = [m for m in METHODS if m not in (SplitLearning, Centralized, HoloGrad, MultiSFL)]
+GUARDED = [m for m in METHODS if m not in (SplitLearning, Centralized, HoloGrad, MultiSFL, FedAsync)]
 
 
 def run(cls: type[SplitMethod], privacy: Privacy | None = None, rounds: int = 2, **options: Any) -> dict[str, Tensor]:
@@ -185,6 +188,7 @@ def test_an_epsilon_is_told_where_all_that_is_released_is_noised() -> None:
         found = method(cls)
         assert found.privacy_scalars() == {}
         assert "no epsilon, as the server half learns from smashed data without noise" in found.said_of_privacy()[0]
+    assert "no epsilon, as clients come and go on its own clock" in method(FedBuff).said_of_privacy()[0]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -196,6 +200,11 @@ def test_an_epsilon_is_told_where_all_that_is_released_is_noised() -> None:
         (SplitLearning, LocalDP(1.0, 1.0), {}, "privacy='LocalDP' is not allowed: null in SplitLearning, as"),
         (Centralized, GradientMasking(), {}, "null in Centralized, as there are no clients"),
         (HoloGrad, GradientMasking(), {}, "null in HoloGrad, as `robust` says"),
+        (FedAsync, LocalDP(1.0, 1.0), {}, "null in FedAsync, as what clients hand in is mixed in one by one"),
+        (
+            FedBuff, LocalDP(1.0, 1.0), {"staleness": Polynomial()},
+            "staleness='Polynomial' is not allowed: null with privacy LocalDP: updates are hidden before it is known",
+        ),
         (MultiSFL, CentralDP(1.0, 1.0), {}, "null in MultiSFL, as branches go on from client to client as they are"),
         (SFL, CentralDP(1.0, 1.0), {}, "weighting='samples' is not allowed: uniform with privacy CentralDP, as"),
         (

@@ -201,7 +201,7 @@ def test_it_repeats_and_resumes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cls", "options", "words"),
     [
-        (GAS, {}, "privacy='SecureAggregation' is not allowed: null in GAS, as clients hand in one by one"),
+        (GAS, {}, "privacy='SecureAggregation' is not allowed: null in GAS, as clients come and go"),
         (SFL, {"participants": 1}, "with 2 participants or more: the sum of one is its update"),
         (SFL, {"privacy": SecureAggregation(levels=2**31)}, "privacy.levels=2147483648 is not"),
         (SFL, {"privacy": SecureAggregation(threshold=6)}, "privacy.threshold=6 is not allowed: at most 5"),

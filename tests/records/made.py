@@ -57,7 +57,9 @@ def scalars(round: int, accuracy: float, server_steps: int = 4, **more: float) -
         "disagree/A_ratio": 0.8,
         "disagree/A_null": 0.9,
         "align/cos_pair_client": 0.1,
+        "align/norm_mean": 0.4,
         "gdiv/client_rel": 1.5,
+        "labels/imbalance": 0.25,
         **{name.replace("__", "/"): value for name, value in more.items()},
     }
 

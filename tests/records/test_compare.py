@@ -165,7 +165,47 @@ def test_what_was_not_measured_is_said_and_left_blank(tmp_path: Path) -> None:
     cells = {line[0]: dict(zip(found.tables[1].header, line, strict=True)) for line in found.tables[1].rows}
     assert cells["FedAvg"]["gradient scale at the cut"] == ""
     assert cells["SFL"]["gradient scale at the cut"] == "1"
+    assert cells["SFL"]["label imbalance of a server step"] == "0.25"
     assert found.rows[1].figures["server_steps_to_target"].mean is None
+
+
+def test_the_probe_by_mean_upper_end_and_share_of_rounds_uphill(tmp_path: Path) -> None:
+    bs = [0.2, 1.3, 0.9, 1.0]
+    for seed, shift in enumerate((0.0, 0.1)):
+        log = made.run(tmp_path / f"a{seed}", FLAT, seed=seed, probe__B_client=0, probe__B_server=0.5) / "rounds.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        for line, b in zip(lines, bs, strict=True):
+            line["scalars"]["probe/B_client"] = b + shift
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made.run(tmp_path / "b", FLAT[::-1], method="FedAvg")
+    found = compare([tmp_path], last=1)
+    assert [table.title.split(",")[0] for table in found.tables] == ["Results", "Dynamics", "Probe", "Traffic", "Runs"]
+    header, (first, other) = found.tables[2].header, found.tables[2].rows
+    cells = dict(zip(header, first, strict=True))
+    assert cells["B, client half"] == "0.9"
+    assert cells["client: p95"] == "1.3"  # 1.0 + 0.85 * 0.3 = 1.255, and 0.1 more
+    assert cells["client: largest"] == "1.35"
+    assert cells["client: % of rounds uphill"] == "37.5"  # one of four; then 1.4 and 1.1, two of four
+    assert cells["server: p95"] == "0.5"
+    assert cells["server: % of rounds uphill"] == "0.0"
+    assert set(other[1:]) == {""}
+    write(found, tmp_path / "out")
+    assert {"results.tex", "dynamics.tex", "probe.tex", "traffic.tex"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert "client: % of rounds uphill" in (tmp_path / "out" / "index.html").read_text()
+    with (tmp_path / "out" / "figures.csv").open(newline="") as file:
+        (line, bare) = csv.DictReader(file)
+    assert float(line["B_client_p95_mean"]) == pytest.approx(1.305)
+    assert bare["B_client_p95_mean"] == ""
+
+
+def test_without_probes_there_is_no_table_of_them(tmp_path: Path) -> None:
+    made.run(tmp_path / "a", FLAT)
+    assert [table.title for table in compare([tmp_path], last=1).tables] == [
+        "Results",
+        "Dynamics",
+        "Traffic, MB",
+        "Runs",
+    ]
 
 
 def test_traffic_of_some_rounds_only_is_no_total(tmp_path: Path) -> None:

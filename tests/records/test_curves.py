@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_sfl.records.curves import Spread, crossing, curve, last_mean, mean_curve, spread
+from lightning_sfl.records.curves import Spread, crossing, curve, last_mean, mean_curve, quantile, spread
 from lightning_sfl.records.runs import Run, read_runs
 from tests.records import made
 
@@ -23,6 +23,14 @@ def test_the_mean_over_the_last_rounds(tmp_path: Path) -> None:
     assert last_mean(run, "val/acc", 4) == pytest.approx(0.55, abs=1e-15)
     assert last_mean(run, "val/acc", 5) is None
     assert last_mean(run, "nothing", 1) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 60])
+def test_quantiles_are_those_of_numpy(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    for share in (0.0, 0.5, 0.95, 1.0):
+        assert quantile(values.tolist(), share) == pytest.approx(float(np.quantile(values, share)))
+    assert quantile([], 0.5) is None
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lightning_sfl.records.compare import Comparison, compare, write
+from lightning_sfl.records.oracle_parts import parts_of
 from lightning_sfl.records.page import page
 from lightning_sfl.records.palette import METHODS, style_of
 from tests.records import made
@@ -100,7 +101,9 @@ def test_every_picture_is_an_svg_of_its_own(compared: tuple[Comparison, Path]) -
         "disagreement",
         "alignment",
         "cut_scale",
+        "update_norm",
         "start_distance",
+        "label_imbalance",
         "divergence",
     }
     for picture in pictures:
@@ -115,6 +118,20 @@ def test_optional_diagnostics_are_drawn_where_a_run_has_them(tmp_path: Path) -> 
     assert {"probe_client", "oracle_distance"} <= drawn
     assert not {"probe_server", "oracle_direction"} & drawn
     assert "Distance from the oracle" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_distance_from_the_oracle_in_parts(tmp_path: Path) -> None:
+    """G = 8 is twice the oracle's square, three quarters of it spread."""
+    told = {"oracle__client_G": 8.0, "oracle__client_G_rel": 2.0, "oracle__client_bias": 2.0}
+    made.run(tmp_path / "a", [0.1, 0.9], **told, oracle__client_spread=6.0)
+    made.run(tmp_path / "b", [0.1, 0.9], method="FedAvg")
+    made.run(tmp_path / "c", [0.1, 0.8], method="GAS", **told)
+    found = compare([tmp_path], last=1)
+    parts = {row.label: [parts_of(run) for run in row.group.runs] for row in found.rows}
+    assert parts == {"SFL": [(0.5, 1.5)], "FedAvg": [None], "GAS": [None]}
+    write(found, tmp_path / "out")
+    assert "spread" in (tmp_path / "out" / "oracle_parts.svg").read_text()
+    assert "nothing to show: GAS, FedAvg." in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_row_that_a_picture_leaves_out_is_named(compared: tuple[Comparison, Path]) -> None:

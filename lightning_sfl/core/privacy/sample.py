@@ -64,12 +64,12 @@ class SampleDP:
         for roots, gradients in rows:
             found = torch.autograd.grad(roots, parameters, gradients, retain_graph=True, allow_unused=True)
             columns = zip(parameters, found, strict=True)
-            own = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in columns])
+            own = torch.cat([(torch.zeros_like(p) if g is None else g).flatten().to(total) for p, g in columns])
             total += clipped(own * factor, self.clip)
         std = self.noise_multiplier * self.clip if self.noise_multiplier else 0.0
         mean = gaussian(total, std, stream(*key)) / count
         for parameter, piece in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = piece.view_as(parameter).clone()
+            parameter.grad = piece.view_as(parameter).to(parameter, copy=True)
 
 
 class SampleAccounts:
