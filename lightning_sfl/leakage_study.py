@@ -28,8 +28,8 @@ def check_leaks(method: SplitMethod, data: Any) -> None:
     floating = x.is_floating_point() or x.dtype == torch.uint8
     why = "one whose inputs are numbers that can be moved a little, such as pixels"
     require(floating, "data.source", type(data.source).__name__, why)
-    why = f"a method whose clients send updates or smashed data: in {name} {method.one_process}"
-    require(not method.one_process, "model", name, why)
+    own = method.one_process or method.why_not_by_rows
+    require(not own, "model", name, f"a method whose clients send updates or smashed data: in {name} {own}")
 
 
 def whole_network(method: SplitMethod) -> nn.Module:
