@@ -125,7 +125,7 @@ class SFLCLI(OwnCommands, LightningCLI):
             if self.subcommand not in LightningCLI.subcommands():
                 check_method(self.model)
                 self.datamodule.setup("fit")
-                if settings.get("output") is not None:
+                if self.subcommand == "partition" or settings.get("output") is not None:
                     check_folder(settings.output, "output")
                 return
             rounds = settings.trainer.max_epochs if self.subcommand == "fit" else 0
