@@ -22,6 +22,7 @@ from lightning_sfl.core import (
     label_selection,
     oort,
     power_of_choice,
+    privacy,
     selection,
     staleness,
 )
@@ -34,6 +35,7 @@ _MODULES: dict[str, tuple[str, tuple[ModuleType, ...], type]] = {
     "effort": ("effort", (effort,), effort.Effort),
     "staleness": ("staleness function", (staleness,), staleness.Staleness),
     "aggregator": ("aggregator", (aggregators,), aggregators.Aggregator),
+    "privacy": ("privacy option", (privacy,), privacy.Privacy),
     "selection": ("selection", (selection, label_selection, oort, power_of_choice), selection.Selector),
     "merge_optimizer": ("optimizer", (adaptive, torch.optim), torch.optim.Optimizer),
     "optimizer": ("optimizer", (torch.optim,), torch.optim.Optimizer),

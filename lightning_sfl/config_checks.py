@@ -11,8 +11,8 @@ from jsonargparse import Namespace
 
 from lightning_sfl.class_names import kind_of
 from lightning_sfl.core.errors import require
+from lightning_sfl.core.precision import ALLOWED, PRECISIONS
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 STRATEGIES = ("auto", "split")
 ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of the Trainer"
 
@@ -20,7 +20,7 @@ ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of
 TRAINER: dict[str, tuple[tuple[Any, ...], str]] = {
     "precision": (
         (None, 32, "32", *PRECISIONS),
-        f"one of {', '.join(PRECISIONS)}; 16-mixed would scale what comes back through the cut twice",
+        ALLOWED,
     ),
     "strategy": (STRATEGIES, "only auto: the halves are placed by placement.mode"),
     "gradient_clip_val": ((None,), "only null: use model.client_clip and model.server_clip"),

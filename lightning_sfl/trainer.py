@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.core.errors import require
 from lightning_sfl.placement import Placement
-from lightning_sfl.placement.launch import honour, num_processes, strategy_for
+from lightning_sfl.placement.launch import honour, strategy_for
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 20,
@@ -163,7 +163,7 @@ def trainer(
     settings = {"num_nodes": 1, "accelerator": "auto", "precision": None, **DEFAULTS, **options}
     settings["max_epochs"] = max_epochs
     honour(settings)
-    settings.setdefault("strategy", strategy_for(placement, num_processes(settings)))
+    settings.setdefault("strategy", strategy_for(placement, settings))
     if settings.get("logger") is None:
         settings["logger"] = run_loggers(settings["default_root_dir"], name)
     settings["plugins"] = [*settings.get("plugins", []), DurableCheckpointIO()]

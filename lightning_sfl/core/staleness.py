@@ -15,12 +15,13 @@ from lightning_sfl.core.state import State
 
 
 class HandedIn(NamedTuple):
-    """What a client has handed in; missed: merges since it got the weights from which it trained."""
+    """What the client in a slot has handed in; missed: merges since it got the weights from which it trained."""
 
     slot: int
     state: State
     weight: float
     missed: int
+    client: int
 
 
 class Staleness(ABC):

@@ -43,7 +43,7 @@ class AsynchronousMethod(SplitMethod):
     """
 
     one_at_a_time = True
-    why_full = "clients come and go on its own clock"
+    why_full = why_not_together = "clients come and go on its own clock"
     why_same_work = "visits go on from round to round"
 
     def __init__(
@@ -170,7 +170,7 @@ class AsynchronousMethod(SplitMethod):
     def take_in(self, slot: int, weight: float) -> None:
         """Keep what a client hands in for the merge."""
         state = {name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}
-        self.handed_in.append(HandedIn(slot, state, weight, self.visits.missed(slot)))
+        self.handed_in.append(HandedIn(slot, state, weight, self.visits.missed(slot), self.visits.in_slot[slot].client))
         self.missed.append(self.visits.missed(slot))
 
     def tell_end(self, slot: int, finished: bool) -> float:
@@ -190,7 +190,7 @@ class AsynchronousMethod(SplitMethod):
 
     def merge(self, plan: Plan) -> None:
         weights = [each.weight * self.staleness.factor(each.missed) for each in self.handed_in]
-        self.put_together([each.state for each in self.handed_in], weights)
+        self.put_together([each.state for each in self.handed_in], weights, [each.client for each in self.handed_in])
         self.handed_in.clear()
         self.count_merge()
 

@@ -127,7 +127,7 @@ class Attending(Informed):
         """A round without training, told like any other; who counts optimizer steps counts one that moves nothing."""
         self.called_off += 1
         self.note_attendance(came=len(self.attending(index)), finished=0, seconds=0.0)
-        self.boundary.start_round()
+        self.boundary.start_round(index)
         self.emit(events.RoundStart, (), self.client_half, self.server_half)
         for role in self.roles:
             self.forget_gradients(self.stepped[role])

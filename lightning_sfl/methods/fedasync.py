@@ -47,7 +47,8 @@ class FedAsync(AsynchronousWhole):
         super().take_in(slot, weight)
         came = self.handed_in[-1]
         share = self.mixing * self.staleness.factor(came.missed)
-        self.put_together([came.state, state_of(self.merged_halves())], [share, 1 - share])
+        states = [came.state, state_of(self.merged_halves())]
+        self.put_together(states, [share, 1 - share], [came.client, came.client])
         self.count_merge()
 
     def departures(self) -> dict[str, str]:

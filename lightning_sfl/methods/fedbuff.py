@@ -54,7 +54,7 @@ class FedBuff(AsynchronousWhole):
         scales = [1.0] * len(factors) if self.normalise else factors
         weights = [each.weight * (f if self.normalise else 1) for each, f in zip(self.handed_in, factors, strict=True)]
         states = [self.moved_to_now(*each) for each in zip(self.handed_in, scales, strict=True)]
-        self.put_together(states, weights)
+        self.put_together(states, weights, [each.client for each in self.handed_in])
         self.handed_in.clear()
         self.count_merge()
         self.versions = {v.version: self.versions[v.version] for v in self.visits.in_slot.values()}

@@ -40,6 +40,8 @@ class IFCA(WholeMethod):
     name = "ifca"
     whole_loss = "each cluster is averaged apart"
     why_only_averaged = "a cluster may be a single client"
+    why_not_by_rows = "clients choose by losses that nothing hides"
+    one_device = "clients try each network before they choose"
 
     def __init__(self, backbone: nn.Module, cut_layer: str, *, clusters: int = 2, **kwargs: Any) -> None:
         super().__init__(backbone, cut_layer, **kwargs)
@@ -120,7 +122,8 @@ class IFCA(WholeMethod):
             sizes[cluster] = len(members)
             if members:
                 load_state(halves, network)  # what these clients started from
-                self.put_together([self.handed_in_by(slot) for slot in members], [weights[slot] for slot in members])
+                states, clients = map(self.handed_in_by, members), [plan.participants[slot] for slot in members]
+                self.put_together([*states], [weights[slot] for slot in members], clients)
                 network.update({name: tensor.clone() for name, tensor in state_of(halves).items()})
         load_state(halves, self.networks[sizes.index(max(sizes))])
         self.told = {f"cluster/clients_{cluster}": float(size) for cluster, size in enumerate(sizes)}

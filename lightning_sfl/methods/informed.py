@@ -15,10 +15,10 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.reports import LossLedger, mean_of
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.core.selection import Uniform
-from lightning_sfl.methods.merging import Merging
+from lightning_sfl.methods.row_wise import RowWise
 
 
-class Informed(Merging):
+class Informed(RowWise):
     """Keeps the books for a selection that learns, and only for one.
 
     chooses: whether the method has participants to choose.

@@ -47,6 +47,7 @@ class PerFedAvg(WholeMethod):
     """
 
     name = "per_fedavg"
+    why_not_by_rows = "the step of adaptation before each step has gradients of its own"
 
     def __init__(
         self,
@@ -109,8 +110,8 @@ class PerFedAvg(WholeMethod):
             return [None] * len(trained)
         batches = [batch for batch, _ in some]
         with untouched_buffers(nn.ModuleList(half for batch in batches for half in self.owned(batch.slot))):
-            logits = self.forward_privates(batches, self.forward_clients(batches, [x for _, (x, _) in some]))
-            losses = [self.loss(found, labels) for found, (_, (_, labels)) in zip(logits, some, strict=True)]
+            outputs = self.run_uncut(batches, [x for _, (x, _) in some])
+            losses = [self.loss(found, y.to(found.device)) for found, (_, (_, y)) in zip(outputs, some, strict=True)]
             self.forget_gradients(trained)
             torch.autograd.backward(losses)  # and not autograd.grad: stacked copies hand gradients out as they come
             return [parameter.grad for parameter in trained]

