@@ -15,6 +15,7 @@ from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundSta
 from lightning_sfl.measures.alignment import Alignment, alignment
 from lightning_sfl.measures.disagreement import disagreement
 from lightning_sfl.measures.gram import Weights, gram, weights_of
+from lightning_sfl.measures.label_imbalance import main_label
 from lightning_sfl.records.report import RoundReport
 
 
@@ -23,7 +24,7 @@ class CosineAlignment(Watcher):
 
     Args:
         every: measure in every so many rounds, 0 for never.
-        picture_every: show the matrix of cosines in every so many rounds, 0 for never.
+        picture_every: show and record the matrix of cosines in every so many rounds, 0 for never.
         weights: how much each client counts: by rows trained on, as the aggregator has it, or all alike.
     """
 
@@ -93,11 +94,12 @@ class CosineAlignment(Watcher):
         for name, value in vars(disagreement(products, weights)).items():
             report.scalar(f"disagree/{name}", value)
         self._report_clients(keys, found, report)
+        if len(keys) > 1 and self.picture_every and report.round % self.picture_every == 0:
+            labels = [main_label(module.population, int(key.split(".")[0])) for key in keys]
+            report.matrix("align/cos_matrix", found.cos_matrix.tolist(), keys, labels)
 
     def _report_clients(self, keys: list[str], found: Alignment, report: RoundReport) -> None:
         fields = {"norm": found.norms, "cos_to_mean": found.cos_to_mean, "conflict": found.conflict}
         for field, values in fields.items():
             report.vector(f"align/{field}", values.tolist())
             report.clients(field, dict(zip(keys, values.tolist(), strict=True)))
-        if len(keys) > 1 and self.picture_every and report.round % self.picture_every == 0:
-            report.picture("align/cos_matrix", found.cos_matrix.tolist())

@@ -10,6 +10,7 @@ from lightning_sfl.records.round_log import SCHEMA, Record
 
 Value = float | int | bool
 Picture = Sequence[Sequence[float]]
+MOST_CLIENTS = 100  # of a matrix in the record: 100 take 30 kB
 
 
 class RoundReport:
@@ -23,6 +24,7 @@ class RoundReport:
         self.round = round
         self.vectors: dict[str, list[float]] = {}
         self.pictures: dict[str, Picture] = {}
+        self.matrices: dict[str, Record] = {}
         self.schemes: set[str] = set()
         self._scalars: dict[str, Value] = {}
         self._clients: dict[str, dict[str, Value]] = {}
@@ -56,6 +58,20 @@ class RoundReport:
         """A matrix with entries in [-1, 1] (or NaN), shown as an image."""
         self.pictures[tag] = matrix
 
+    def matrix(self, tag: str, values: Picture, keys: Sequence[str], labels: Sequence[int | None]) -> None:
+        """A symmetric picture that the record keeps too, to three digits, of the first hundred clients.
+
+        keys, labels: of each row, the client's visit and its main label, None where it has none.
+        """
+        self.picture(tag, values)
+        order = sorted(range(len(keys)), key=lambda i: visit_key(keys[i]))[:MOST_CLIENTS]
+        upper = [values[i][j] for place, i in enumerate(order) for j in order[place + 1 :]]
+        self.matrices[tag] = {
+            "clients": [keys[i] for i in order],
+            "labels": [labels[i] for i in order],
+            "upper": [round(value, 3) if math.isfinite(value) else None for value in upper],
+        }
+
     @property
     def scalars(self) -> dict[str, Value]:
         """Tag -> value in alphabetical order, the counts of skipped values among them."""
@@ -63,8 +79,8 @@ class RoundReport:
 
     def record(self, method: str) -> Record:
         """The line for the round log."""
-        keys = sorted(self._clients, key=lambda key: [int(part) for part in key.split(".")])
-        return {
+        keys = sorted(self._clients, key=visit_key)
+        record: Record = {
             "round": self.round,
             "schema": SCHEMA,
             "method": method,
@@ -72,3 +88,9 @@ class RoundReport:
             "scalars": self.scalars,
             "clients": {key: dict(sorted(self._clients[key].items())) for key in keys},
         }
+        return {**record, "matrices": self.matrices} if self.matrices else record
+
+
+def visit_key(key: str) -> list[int]:
+    """For sorting visits: `7`, `7.1`, `10`."""
+    return [int(part) for part in key.split(".")]

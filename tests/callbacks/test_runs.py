@@ -97,6 +97,12 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert 0 < first["labels/imbalance_round"] < first["labels/imbalance"] < 1
     assert (first["init/dist"], first["cut/scale_rel_mean"]) == (0.0, pytest.approx(1.0, rel=1e-5))
     assert first["drift/agg_residual_client"] < 1e-6
+    assert ["matrices" in record for record in records] == [True, False, False]
+    kept = records[0]["matrices"]["align/cos_matrix"]
+    assert kept["clients"] == list(records[0]["clients"])
+    assert kept["upper"] == [pytest.approx(first["align/cos_pair_client"], abs=6e-4)]
+    population = rows().population
+    assert kept["labels"] == [population.y[population.rows[int(c)]].mode().values for c in kept["clients"]]
     shown = EventAccumulator(str(tmp_path / "run"))
     shown.Reload()
     assert [event.step for event in shown.Scalars("align/cos_pair_client")] == [0, 1, 2]
