@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_sfl.callbacks import CosineAlignment, CutScale, Drift, InitialDistance, Traffic, UpdateCounts, Watcher
+from lightning_sfl.callbacks import (
+    CosineAlignment,
+    CutScale,
+    Drift,
+    InitialDistance,
+    RoundRecord,
+    Traffic,
+    UpdateCounts,
+    Watcher,
+)
+from lightning_sfl.core import events
 from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.methods import SFL, MultiSFL
+from lightning_sfl.records.round_log import read_rounds
+from tests import tiny
 
 ORIGIN = [0.0] * 4
 
@@ -141,9 +156,9 @@ def test_drift_of_server_copies_with_either_optimizer(stage: Any) -> None:
     by_server = told.end(rows=[1, 1])["scalars"]["drift/traj_server"]
     assert by_server == close((1 + 4) / 2)
     told.start([ORIGIN, ORIGIN])
-    for copy, size in zip(told.copies, [1.0, 2.0], strict=True):
+    for server, size in zip(told.copies, [1.0, 2.0], strict=True):
         with torch.no_grad():
-            copy.weight[0, 0] += size
+            server.weight[0, 0] += size
     told.step([ORIGIN, ORIGIN])
     assert told.end(rows=[1, 1])["scalars"]["drift/traj_server"] == close(by_server)
 
@@ -159,6 +174,38 @@ def test_initial_distance(stage: Any) -> None:
     assert [record["clients"][c]["init_offset"] for c in "012"] == [0.0, 2.0, 2.0]
     told.start([[3.0, 4, 0, 0]] * 3)
     assert told.end(rows=[1, 1, 1])["scalars"] == {"init/dist": 0.0, "init/dist_rel": 0.0}
+
+
+def test_initial_distance_of_running_statistics(stage: Any) -> None:
+    """In the buffers of three clients at (0, 0), (2, 0) and (0, 2); weights are equal, and counters do not count."""
+    told = stage([InitialDistance(buffers=True)])
+    told.client_half.weight.data += 1
+    told.start([])
+    for slot, values in enumerate([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]):
+        half = copy.deepcopy(told.client_half)
+        half.register_buffer("running_mean", torch.tensor(values))
+        half.register_buffer("num_batches_tracked", torch.tensor(10 * slot))
+        told.tell(events.ClientStart, slot, slot, half, None)
+    assert told.end(rows=[])["scalars"] == {
+        "init/dist": 0.0,
+        "init/dist_rel": 0.0,
+        "init/buf_dist": close(math.sqrt((4 + 4 + 8) / 3)),
+    }
+
+
+@pytest.mark.parametrize(("cls", "apart"), [(SFL, False), (MultiSFL, True)])
+def test_running_statistics_of_real_starts(tmp_path: Path, cls: Any, apart: bool) -> None:
+    fit = tiny.trainer(3, [InitialDistance(buffers=True), RoundRecord()], default_root_dir=tmp_path)
+    fit.fit(tiny.build(cls, tiny.network(norm=True)), tiny.rows())
+    found = [record["scalars"]["init/buf_dist"] for record in read_rounds(tmp_path / "rounds.jsonl")]
+    assert found[0] == 0
+    assert (found[2] > 0.01) == apart
+
+
+def test_there_must_be_running_statistics_to_compare(tmp_path: Path) -> None:
+    fit = tiny.trainer(1, [InitialDistance(buffers=True)], default_root_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"initial_distance\.buffers=True is not allowed: false where"):
+        fit.fit(tiny.build(SFL), tiny.rows())
 
 
 @pytest.mark.parametrize("every", [0, 2])
