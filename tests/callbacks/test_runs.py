@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sfl.callbacks import (
+    Drift,
     FirstScreen,
     GradientDissimilarity,
     InitialDistance,
@@ -58,9 +59,9 @@ def table(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("cls", METHODS)
 def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     found = []
-    own = [OracleDistance(1, capture, "individual") for capture in ("frozen", "live")]
+    own = [OracleDistance(1, capture, "individual", cut=True) for capture in ("frozen", "live")]
     optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), *own, GradientDissimilarity(1)]
-    for callbacks in ([], [*default_callbacks(progress_bar=False), *optional]):
+    for callbacks in ([], [*default_callbacks(progress_bar=False), Drift(1, anchor=True), *optional]):
         method = build(cls, network(dropout=0.3, norm=True), **OPTIONS)
         torch.manual_seed(5)
         trainer(2, callbacks, default_root_dir=tmp_path).fit(method, rows())
