@@ -16,6 +16,7 @@ if __name__ == "callbacks":
 else:
     from lightning.pytorch.callbacks import Callback
 
+    from lightning_sfl.callbacks.client_metrics import ClientMetrics
     from lightning_sfl.callbacks.cosine_alignment import CosineAlignment
     from lightning_sfl.callbacks.cut_scale import CutScale
     from lightning_sfl.callbacks.drift import Drift
@@ -38,6 +39,7 @@ else:
     __all__ = [
         "DEFAULTS",
         "OPTIONAL",
+        "ClientMetrics",
         "CosineAlignment",
         "CutScale",
         "Drift",
@@ -78,6 +80,7 @@ else:
         "probe_alignment": ProbeAlignment,
         "oracle_distance": OracleDistance,
         "gradient_dissimilarity": GradientDissimilarity,
+        "client_metrics": ClientMetrics,
     }
 
     def default_callbacks(progress_bar: bool = True) -> list[Callback]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lightning_sfl.methods import SFLV2 as SFLV2
     from lightning_sfl.methods import USFL as USFL
     from lightning_sfl.methods import Centralized as Centralized
+    from lightning_sfl.methods import FedAsync as FedAsync
     from lightning_sfl.methods import FedAvg as FedAvg
+    from lightning_sfl.methods import FedBuff as FedBuff
     from lightning_sfl.methods import FedSGD as FedSGD
     from lightning_sfl.methods import HoloGrad as HoloGrad
     from lightning_sfl.methods import MiniBatchSFL as MiniBatchSFL
@@ -43,6 +45,8 @@ _METHODS = (
     "GAS",
     "FedAvg",
     "FedSGD",
+    "FedAsync",
+    "FedBuff",
     "HoloGrad",
     "Centralized",
 )

@@ -22,7 +22,10 @@ from lightning_sfl.core.selection import FixedSchedule
 from lightning_sfl.methods.base import SplitMethod
 
 # Of the FedAvg family: what few clients may be too few for, and what equivalences do not hold with.
-FAMILY = {"aggregator": None, "merge_optimizer": None, "effort": None, "attendance": Namespace(**vars(EVERYBODY))}
+FAMILY = {
+    "aggregator": None, "merge_optimizer": None, "effort": None, "attendance": Namespace(**vars(EVERYBODY)),
+    "privacy": None, "smashed_noise": 0.0, "sample_dp": None,
+}  # fmt: skip
 
 
 def check_all(cli: Any, clients: int, rows: int, skip: Sequence[str]) -> int:

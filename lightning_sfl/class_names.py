@@ -15,7 +15,17 @@ import lightning_sfl.backbones
 import lightning_sfl.data
 import lightning_sfl.methods
 from lightning_sfl import callbacks
-from lightning_sfl.core import adaptive, aggregators, effort, label_selection, oort, power_of_choice, selection
+from lightning_sfl.core import (
+    adaptive,
+    aggregators,
+    effort,
+    label_selection,
+    oort,
+    power_of_choice,
+    privacy,
+    selection,
+    staleness,
+)
 
 _MODULES: dict[str, tuple[str, tuple[ModuleType, ...], type]] = {
     "model": ("method", (lightning_sfl.methods,), lightning_sfl.methods.SplitMethod),
@@ -23,7 +33,9 @@ _MODULES: dict[str, tuple[str, tuple[ModuleType, ...], type]] = {
     "source": ("source", (lightning_sfl.data,), lightning_sfl.data.Source),
     "partition": ("partition", (lightning_sfl.data,), lightning_sfl.data.Partition),
     "effort": ("effort", (effort,), effort.Effort),
+    "staleness": ("staleness function", (staleness,), staleness.Staleness),
     "aggregator": ("aggregator", (aggregators,), aggregators.Aggregator),
+    "privacy": ("privacy option", (privacy,), privacy.Privacy),
     "selection": ("selection", (selection, label_selection, oort, power_of_choice), selection.Selector),
     "merge_optimizer": ("optimizer", (adaptive, torch.optim), torch.optim.Optimizer),
     "optimizer": ("optimizer", (torch.optim,), torch.optim.Optimizer),

@@ -23,8 +23,6 @@ from lightning_sfl.commands import (
     ABOUT,
     ABOUT_COMMANDS,
     CommandTrainer,
-    show_cuts,
-    show_partition,
     show_results,
     stop_for,
     write_predictions,
@@ -37,15 +35,16 @@ from lightning_sfl.core.errors import SFLError, require
 from lightning_sfl.data import FederatedData
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.monitors import check_modes, check_monitors, check_watchers
+from lightning_sfl.own_commands import OWN, OwnCommands
 from lightning_sfl.parser import OneLineParser
 from lightning_sfl.placement import Placement
-from lightning_sfl.placement.launch import check_placement, honour, num_processes, strategy_for
+from lightning_sfl.placement.launch import check_placement, honour, strategy_for
 from lightning_sfl.rehearsal import check_checkpoint, check_folder, check_method, plain_errors, rehearse
-from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, loggers_for
+from lightning_sfl.trainer import DEFAULTS, KeepBest, KeepLast, beside, loggers_for
 
 
-class SFLCLI(LightningCLI):
-    """fit, validate, test, predict, cuts, partition and check."""
+class SFLCLI(OwnCommands, LightningCLI):
+    """fit, validate, test and predict, and what `own_commands` has."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.typed = next(iter(kwargs["args"]), "")
@@ -61,7 +60,7 @@ class SFLCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Commands and the arguments of the Trainer's method that the config supplies."""
-        own = {command: {"model", "datamodule"} for command in ("cuts", "partition", "check")}
+        own = {command: {"model", "datamodule"} for command in OWN}
         return {**LightningCLI.subcommands(), **own}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -126,7 +125,7 @@ class SFLCLI(LightningCLI):
             if self.subcommand not in LightningCLI.subcommands():
                 check_method(self.model)
                 self.datamodule.setup("fit")
-                if self.subcommand == "partition":
+                if settings.get("output") is not None:
                     check_folder(settings.output, "output")
                 return
             rounds = settings.trainer.max_epochs if self.subcommand == "fit" else 0
@@ -145,25 +144,31 @@ class SFLCLI(LightningCLI):
         """Add loggers in the run's folder, durable checkpoints, and what a resumed run goes on from."""
         settings = self._get(self.config_init, "trainer")
         if self.subcommand == "fit":
-            if settings.logger in (None, True, False):
-                resumed, root = self._get(self.config, "resume"), settings.default_root_dir
-                loggers, logged = loggers_for(resumed, root, self.model.method_name), settings.logger is not False
-                kwargs |= {"logger": loggers} if logged else {"default_root_dir": loggers[0].log_dir}
+            resumed, root = self._get(self.config, "resume"), settings.default_root_dir
+            loggers, logged = loggers_for(resumed, root, self.model.method_name), settings.logger is not False
+            given = {"logger": beside(settings.logger, loggers)}
+            kwargs |= given if logged else {"default_root_dir": loggers[0].log_dir}
             settings.callbacks = [*(settings.callbacks or []), KeepBest(), callbacks.FirstScreen()]
         else:
             kwargs["logger"] = False
             self.save_config_callback = None
         if settings.enable_progress_bar is not False:
             settings.callbacks = [*(settings.callbacks or []), callbacks.RoundProgress()]
-        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), num_processes(settings))
+        kwargs["strategy"] = strategy_for(self._get(self.config_init, "placement"), settings)
         kwargs["plugins"] = [*(settings.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
+    @property
+    def resumed(self) -> str | None:
+        """The run that was named to go on from."""
+        named: str | None = self._get(self.config, "resume")
+        return named
+
     def checkpoint(self) -> Path | None:
         """What a command starts from: the newest good checkpoint of a run that goes on, or the file that was named."""
-        resumed, named = self._get(self.config, "resume"), self._get(self.config, "ckpt_path")
-        if resumed is not None:
-            return newest_good(Path(resumed) / "checkpoints")
+        named = self._get(self.config, "ckpt_path")
+        if self.resumed is not None:
+            return newest_good(Path(self.resumed) / "checkpoints")
         return None if named is None else Path(named)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -182,22 +187,6 @@ class SFLCLI(LightningCLI):
         show_results(self.trainer)
 
     # --- commands ---------------------------------------------------------------------------------------------------
-
-    def cuts(self, model: SplitMethod, datamodule: FederatedData) -> None:
-        """Print valid cuts and refused ones."""
-        show_cuts(model, datamodule)
-
-    def partition(self, model: SplitMethod, datamodule: FederatedData, output: str) -> None:
-        """Print the table of classes per client; write its picture and the manifest."""
-        show_partition(datamodule, Path(output))
-
-    def check(
-        self, model: SplitMethod, datamodule: FederatedData, clients: int, rows: int, skip: list[str] | None
-    ) -> None:
-        """Print a line for every equivalence and self-test; exit code 1 when one fails."""
-        from lightning_sfl.check_command import check_all
-
-        sys.exit(check_all(self, clients, rows, skip or ()))
 
     def predict(self, **arguments: Any) -> None:
         """Write the predicted classes of the test rows to predictions.csv in the root folder."""

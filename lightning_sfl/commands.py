@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,28 @@ ABOUT_COMMANDS = {
     " Exit code 0 when all that apply hold, 1 when one fails, 2 when the settings cannot work. It takes the configs and"
     " options of fit and writes nothing. A line that a method breaks on purpose is left out by --skip, or by the"
     " method's departures(), which says why.",
+    "leaks": "Say what clients give away: at each cut, how much smashed data go with their inputs (distance"
+    " correlation); and at the run's cut and privacy, how well a few inputs are found again from what one client sends"
+    " (inversion with known labels). Of the network as it is built, or, with --resume, as it was trained.",
 }
+
+
+@dataclass(frozen=True)
+class AttackEffort:
+    """How hard `leaks` tries.
+
+    Args:
+        rows: of one client, which are sought.
+        steps: from each start.
+        restarts: starts; what fits best is taken.
+    """
+
+    rows: int = 2
+    steps: int = 300
+    restarts: int = 2
+
+
+BY_DEFAULT = AttackEffort()
 
 
 class CommandTrainer(Trainer):
@@ -74,6 +96,28 @@ class CommandTrainer(Trainer):
             clients: how many of the data's clients take part in the checks, 2 or more.
             rows: rows of each, 4 or more; they become more by themselves when the method refuses to train on so few.
             skip: names of lines to leave out, such as [one_step] for a method that scales its gradients on purpose.
+        """
+
+    def leaks(
+        self,
+        model: Any,
+        datamodule: Any,
+        samples: int = 256,
+        attack: AttackEffort = BY_DEFAULT,
+        output: str | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Measure what clients give away.
+
+        Args:
+            model: whose clients, with its privacy.
+            datamodule: gives the rows.
+            samples: rows whose distances are compared.
+            attack: how hard inputs are sought.
+            output: folder for the tables as leaks.json, leaks.md, cuts.csv and inversion.csv; null for none.
+            ckpt_path: a checkpoint whose weights are taken; --resume takes the newest of a run.
+            weights_only: as in every run's config; a checkpoint never brings code.
         """
 
 

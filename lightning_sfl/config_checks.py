@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import Namespace
 
 from lightning_sfl.class_names import kind_of
 from lightning_sfl.core.errors import require
+from lightning_sfl.core.precision import ALLOWED, PRECISIONS
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 STRATEGIES = ("auto", "split")
 ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of the Trainer"
 
@@ -19,7 +20,7 @@ ROUNDS = "rounds are counted by trainer.max_epochs, and one round is one step of
 TRAINER: dict[str, tuple[tuple[Any, ...], str]] = {
     "precision": (
         (None, 32, "32", *PRECISIONS),
-        f"one of {', '.join(PRECISIONS)}; 16-mixed would scale what comes back through the cut twice",
+        ALLOWED,
     ),
     "strategy": (STRATEGIES, "only auto: the halves are placed by placement.mode"),
     "gradient_clip_val": ((None,), "only null: use model.client_clip and model.server_clip"),
@@ -46,6 +47,7 @@ def check_trainer(trainer: Any) -> None:
         fits = any(value == fit and type(value) is type(fit) for fit in allowed)
         require(fits, f"trainer.{key}", value, why)
     check_processes(trainer.devices, trainer.num_nodes)
+    check_loggers(trainer.logger)
     rounds, every, folder = trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.default_root_dir
     require(is_count(rounds), "trainer.max_epochs", rounds, "an integer >= 1: the number of rounds")
     require(
@@ -56,6 +58,14 @@ def check_trainer(trainer: Any) -> None:
     )
     require(is_count(every), "trainer.check_val_every_n_epoch", every, "an integer >= 1")
     require(bool(folder), "trainer.default_root_dir", folder, "a folder for the runs")
+
+
+def check_loggers(given: Any) -> None:
+    """Refuse a logger whose package is not there: the parser would only say that it is no logger."""
+    for entry in given if isinstance(given, list) else [given]:
+        path = str(entry.get("class_path")) if isinstance(entry, Namespace) else ""
+        there = not path.endswith(".WandbLogger") or find_spec("wandb") is not None
+        require(there, "trainer.logger", "WandbLogger", 'only with its package: pip install "lightning_sfl[wandb]"')
 
 
 def check_processes(devices: Any, nodes: Any) -> None:

@@ -27,6 +27,7 @@ EXTRAS = {
     "matplotlib": ("pictures", '"lightning_sfl[report]"'),
     "pyarrow": ("data in parquet files", '"lightning_sfl[data]"'),
     "pillow": ("images in parquet files", '"lightning_sfl[data]"'),
+    "opacus": ("privacy accounts", '"lightning_sfl[privacy]"'),
     "datasets": ("data from the hub", '"lightning_sfl[data]"'),
 }
 DIGITS_SHA256 = "c65ca29fb9866509efc7e07c7d5574265777f287c088a0b24503488218f75a6d"

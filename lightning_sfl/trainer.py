@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.core.errors import require
 from lightning_sfl.placement import Placement
-from lightning_sfl.placement.launch import honour, num_processes, strategy_for
+from lightning_sfl.placement.launch import honour, strategy_for
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": 20,
@@ -125,6 +125,15 @@ def run_loggers(root: str | Path, name: str, version: str | None = None) -> list
     return [board, CSVLogger(root, name=name, version=board.version)]
 
 
+def beside(given: Any, ours: list[Logger]) -> list[Logger]:
+    """Ours, and those that were asked for besides; not ours where one of their kinds is among those: it has the folder.
+
+    given: a logger, several, or None or True for ours alone.
+    """
+    others = [logger for logger in (given if isinstance(given, list) else [given]) if isinstance(logger, Logger)]
+    return others if any(isinstance(each, (CSVLogger, TensorBoardLogger)) for each in others) else [*ours, *others]
+
+
 def loggers_for(resumed: str | None, root: str, name: str) -> list[Logger]:
     """TensorBoard and CSV in a fresh folder below `root`, or in the folder of the run that goes on."""
     if resumed is None:
@@ -154,7 +163,7 @@ def trainer(
     settings = {"num_nodes": 1, "accelerator": "auto", "precision": None, **DEFAULTS, **options}
     settings["max_epochs"] = max_epochs
     honour(settings)
-    settings.setdefault("strategy", strategy_for(placement, num_processes(settings)))
+    settings.setdefault("strategy", strategy_for(placement, settings))
     if settings.get("logger") is None:
         settings["logger"] = run_loggers(settings["default_root_dir"], name)
     settings["plugins"] = [*settings.get("plugins", []), DurableCheckpointIO()]

@@ -25,8 +25,21 @@ from lightning_sfl.core.label_selection import LabelAware
 from lightning_sfl.core.mixing import GradMix, SmashMix
 from lightning_sfl.core.population import Population
 from lightning_sfl.core.replay import Replay
+from lightning_sfl.core.staleness import Hinge, Polynomial
 from lightning_sfl.core.stragglers import Stragglers
-from lightning_sfl.methods import GAS, SFLV1, USFL, FedAvg, FedSGD, HoloGrad, Mix2SFL, MultiSFL, SplitMethod
+from lightning_sfl.methods import (
+    GAS,
+    SFLV1,
+    USFL,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    FedSGD,
+    HoloGrad,
+    Mix2SFL,
+    MultiSFL,
+    SplitMethod,
+)
 
 __all__ = ["differing", "furthest"]  # and all below; these two are the package's own
 NUM_FEATURES, NUM_CLASSES = 6, 4
@@ -36,17 +49,20 @@ METHODS: list[type[SplitMethod]] = [
     for entry in (getattr(registry, name) for name in registry.__all__)
     if isinstance(entry, type) and issubclass(entry, SplitMethod) and entry is not SplitMethod
 ]
-CUT_METHODS = [method for method in METHODS if method.__name__ not in ("FedAvg", "FedSGD", "HoloGrad", "Centralized")]
+UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "HoloGrad", "Centralized")
+CUT_METHODS = [method for method in METHODS if method.__name__ not in UNCUT]
 
 # Methods whose slots, with their optimizers, go on from round to round.
-PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS]
+PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS, FedAsync, FedBuff]
 
 # Methods whose clients come and go while a round runs.
-ASYNCHRONOUS: list[type[SplitMethod]] = [GAS]
+ASYNCHRONOUS: list[type[SplitMethod]] = [GAS, FedAsync, FedBuff]
 
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    FedAsync: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer", "weighting"},
+    FedBuff: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     SFLV1: {"persist_server_optimizer"},
     FedSGD: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
     HoloGrad: {"client_optimizer", "client_scheduler", "client_clip", "batch_size", "local_epochs", "local_steps"},
@@ -56,6 +72,7 @@ FIXED: dict[type[SplitMethod], set[str]] = {
 # Every row takes part, in the plain objective, so that all methods are comparable.
 PLAIN: dict[type[SplitMethod], dict[str, Any]] = {
     GAS: {"prior_exponent": 0.0, "generation": Generation(every=0)},
+    FedAsync: {"mixing": 1.0},
     USFL: {"balancing": Balancing("none")},
     HoloGrad: {"num_scalars": 151, "directions": "orthogonal"},  # the small network's parameters: nothing is left out
 }
@@ -76,6 +93,8 @@ RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
         "local_epochs": 2,
     },
     GAS: lambda: {"prior_exponent": 1.0, "generation": Generation(partial=True), "local_server_buffers": "trained"},
+    FedAsync: lambda: {"mixing": 0.6, "staleness": Hinge(tolerated=1), "client_momentum": "shared"},
+    FedBuff: lambda: {"staleness": Polynomial(), "weighting": "samples", "model_buffer": 2},
     HoloGrad: lambda: {
         "num_scalars": 60,
         "basis": BasisChoice("subspace", rank=8),

@@ -74,11 +74,13 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
     n = setting.sizes.gradients
     ratios = [row["variance_ratio"] / predictions.variance_ratio(row["c"], n) for row in rows if row["c"] > 0]
     spans = [row["span_cosine"] / predictions.span_cosine(row["c"], n - 1) for row in rows if row["c"] > 0.02]
+    moving = [row["average_cosine"] / predictions.average_cosine(row["c"], BETA) for row in rows if row["c"] > 0.02]
     figures = {
         "mean cosine, smallest and largest over batch size and stage": f"{min(means):.3g} ... {max(means):.3g}",
         "exponent of c/(1-c) in the batch size, at initialisation (predicted 1)": str(interval(at_init)),
         "variance ratio / (1-c)(1-1/N)": str(interval(ratios)),
         "cosine with the span of the others / equicorrelated prediction": str(interval(spans)),
+        f"cosine with the moving average of those before (beta {BETA}) / prediction": str(interval(moving)),
     }
     for stage in STAGES:
         for batch in (setting.sizes.batch_sizes[0], setting.sizes.batch_sizes[-1]):

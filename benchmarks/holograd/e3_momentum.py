@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -27,13 +28,13 @@ from benchmarks.holograd.pictures import axes, save
 from benchmarks.holograd.setting import Setting
 from benchmarks.holograd.tasks import Problem
 from lightning_sfl.core.holograd.basis import BasisChoice
+from lightning_sfl.core.holograd.synthesis import Scale
 
 FILE = "e3_momentum_comparison"
 COUNT, WARM_UP, BATCH = 64, 10, 64
-# Eight settings for each way. Those with directions outside the basis also have a choice of how far to trust them.
-RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-SMALL_RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # of unbiased estimates
-EXPLORING = tuple(("unbiased", 0.05 * 2**i) for i in range(4)) + tuple(("norm", 0.2 * 2**i) for i in range(4))
+# The same rates for all ways; those with random directions take them at both scales, and all are judged alike.
+RATES = tuple(0.00625 * 2**i for i in range(12))
+SCALES: tuple[Scale, ...] = ("unbiased", "norm")
 WAYS = {
     "random-64": "64 random directions",
     "random-1": "1 random direction",
@@ -46,34 +47,43 @@ WAYS = {
 
 
 def cells(setting: Setting) -> list[Cell]:
-    """Way and seed, on the first task."""
-    return [{"task": setting.tasks[0], "way": w, "seed": s} for w, s in product(WAYS, setting.seeds)]
+    """Way and seed, on the first task; how many rates are tried."""
+    count = len(rates_of(setting))
+    return [{"task": setting.tasks[0], "way": w, "seed": s, "rates": count} for w, s in product(WAYS, setting.seeds)]
 
 
-def settings(problem: Problem, way: str, seed: int) -> tuple[list[Estimator], Sequence[float]]:
-    """Fresh estimators of one way and the rates that go with them; random ones share their directions."""
+def rates_of(setting: Setting) -> tuple[float, ...]:
+    """Every fourth one where it is only to be seen that all runs."""
+    return RATES[::4] if setting.size == "quick" else RATES
+
+
+def makers(problem: Problem, way: str, seed: int) -> dict[str, Callable[[], Estimator]]:
+    """What makes estimators of one way, by scale where it has one; random ones share their directions."""
     like = problem.start
     if way.startswith("random"):
         count = 64 if way == "random-64" else 1
         shared = SharedDirections(seed, f"e3-{count}", problem.size)
-        return [RandomDirections(shared, count, "unbiased") for _ in SMALL_RATES], SMALL_RATES
+        return {scale: partial(RandomDirections, shared, count, scale) for scale in SCALES}
     if way == "explore":
         choice = BasisChoice("momentum")
-        made: list[Estimator] = [WithBasis(seed, "e3", choice, COUNT, scale, like) for scale, _ in EXPLORING]
-        return made, [rate for _, rate in EXPLORING]
-    make: dict[str, Callable[[], Estimator]] = {
-        "paper": lambda: PaperMomentum(like, WARM_UP, scaled=True),
-        "paper-plain": lambda: PaperMomentum(like, WARM_UP, scaled=False),
-        "oracle": lambda: OracleMomentum(like),
-        "sgd": Exact,
-    }
-    return [make[way]() for _ in RATES], RATES
+        return {scale: partial(WithBasis, seed, "e3", choice, COUNT, scale, like) for scale in SCALES}
+    return {
+        "paper": {"": partial(PaperMomentum, like, WARM_UP, scaled=True)},
+        "paper-plain": {"": partial(PaperMomentum, like, WARM_UP, scaled=False)},
+        "oracle": {"": partial(OracleMomentum, like)},
+        "sgd": {"": Exact},
+    }[way]
 
 
 def measure(setting: Setting, cell: Cell) -> Row:
-    """The best setting, by the last loss; cosines are those of that run, after the warm-up."""
+    """The best setting, by the last loss; cosines are those of that run, after the warm-up.
+
+    last: the last loss of each setting, rate by rate for each scale; None where it diverged.
+    """
     problem = Problem(cell["task"], setting.data, cell["seed"])
-    estimators, rates = settings(problem, cell["way"], cell["seed"])
+    made = makers(problem, cell["way"], cell["seed"])
+    tried = list(product(made, rates_of(setting)))
+    estimators, rates = [made[scale]() for scale, _ in tried], [rate for _, rate in tried]
     cosines: dict[int, list[float]] = {id(each): [] for each in estimators}
 
     def watch(estimator: Estimator, gradient: Tensor, estimate: Tensor, t: int) -> None:
@@ -81,10 +91,11 @@ def measure(setting: Setting, cell: Cell) -> Row:
             cosines[id(estimator)].append(cosine(estimate, gradient))
 
     curves = train(problem, estimators, rates, setting.sizes.steps, BATCH, watch, looks=setting.sizes.steps // WARM_UP)
-    best = min(range(len(rates)), key=lambda i: curves[i][-1])
+    best = min(range(len(tried)), key=lambda i: curves[i][-1])
     seen = torch.tensor(cosines[id(estimators[best])], dtype=torch.float64).nan_to_num(0.0)
     found: Row = {
-        "D": problem.size, "setting": best, "rate": rates[best], "curve": curves[best],
+        "D": problem.size, "scale": tried[best][0], "rate": rates[best], "curve": curves[best],
+        "last": [curve[-1] if math.isfinite(curve[-1]) else None for curve in curves],
         "cos_abs": float(seen.abs().mean()), "cos_rms": float(seen.square().mean().sqrt()),
     }  # fmt: skip
     chosen = estimators[best]
@@ -107,6 +118,20 @@ def late(row: Row) -> float:
 def warm(row: Row) -> float:
     """Share of the whole fall that belongs to the warm-up, which takes full-gradient steps."""
     return float((row["curve"][0] - row["curve"][1]) / drop(row))
+
+
+def tuning(rows: Sequence[Row], setting: Setting) -> dict[str, str]:
+    """Which setting was best, of the same ones for all."""
+    rates = rates_of(setting)
+    ends = sum(row["rate"] in (rates[0], rates[-1]) for row in rows)
+    found = {
+        f"best rate by seed: {WAYS[way]}": ", ".join(
+            f"{row['scale']} {row['rate']:g}".strip() for row in where(rows, way=way)
+        )
+        for way in WAYS
+    }
+    tried = f"{len(rates)} rates from {rates[0]:g} to {rates[-1]:g}, with random directions at both scales"
+    return {"tried for each": tried, **found, "best rates at an end of what was tried": f"{ends} of {len(rows)}"}
 
 
 def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
@@ -157,6 +182,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
     four |= {
         f"loss taken off by the second half: {WAYS[w]}": str(interval(map(late, where(rows, way=w)))) for w in WAYS
     }
+    four |= tuning(rows, setting)
     four["share of the paper's fall that its warm-up with full gradients makes"] = str(interval(map(warm, papers)))
     return [
         Claim(
@@ -181,7 +207,7 @@ def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:
         steps = [i * setting.sizes.steps / (curves.shape[1] - 1) for i in range(curves.shape[1])]
         panels[0].plot(steps, curves.mean(0), label=label)
     panels[0].axvspan(0, WARM_UP, color="grey", alpha=0.2)
-    panels[0].set(xlabel="step", ylabel="training loss", yscale="log", title="best of eight settings each")
+    panels[0].set(xlabel="step", ylabel="training loss", yscale="log", title="each at its best rate of the same twelve")
     panels[0].legend(fontsize=6)
     found = [interval(column(rows, "cos_abs", way=way)) for way in WAYS]
     panels[1].barh(list(WAYS), [f.mean for f in found], xerr=[f.half for f in found])

@@ -2,6 +2,7 @@
 
 python benchmarks/holograd/run.py            # all, some minutes; goes on where it was stopped
 python benchmarks/holograd/run.py e3 e7      # two of them
+python benchmarks/holograd/run.py --out runs/claims --against benchmarks/holograd/results  # anew elsewhere, and compare
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.holograd import (
     e6_proofs,
     e7_byzantine,
 )
+from benchmarks.holograd.against import compared
 from benchmarks.holograd.cells import measure_all
 from benchmarks.holograd.setting import Setting
 from benchmarks.holograd.sizes import SIZES
@@ -58,6 +60,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--anew", action="store_true", help="forget what is measured; without it only gaps are filled")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of data/, figures/ and RESULTS_SUMMARY.md")
+    parser.add_argument(
+        "--against", type=Path, help="folder of other results; the exit code is 1 where a verdict differs"
+    )
     chosen = parser.parse_args(arguments)
     for key, given, allowed in (
         ("experiments", chosen.experiments, list(EXPERIMENTS)),
@@ -68,6 +73,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"{key}={' '.join(unknown)} is not allowed: {', '.join(allowed)}")
     if chosen.seeds < 2:
         parser.error(f"seeds={chosen.seeds} is not allowed: 2 or more, for an interval")
+    if chosen.against is not None and not (chosen.against / "data" / "verdicts.json").exists():
+        parser.error(f"against={chosen.against} is not allowed: a folder with data/verdicts.json in it")
     needed = [name for name in chosen.tasks.split(",") if name in FROM_FOLDER]
     for name in needed:
         if chosen.data is None or not (chosen.data / FROM_FOLDER[name]).exists():
@@ -94,7 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         experiment.draw(rows, setting, chosen.out / "figures")
     path = write_summary(list(EXPERIMENTS.values()), setting, chosen.out)
-    print(f"{time.perf_counter() - begun:.0f} s; wrote {path}")
+    print(f"{time.perf_counter() - begun:.0f} s, {time.process_time():.0f} s of processor time; wrote {path}")
+    if chosen.against is not None:
+        lines, agree = compared(chosen.out, chosen.against)
+        print("\n".join(lines))
+        if not agree:
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ def rate_bps(distance_km: float, bandwidth_hz: float = BANDWIDTH_HZ) -> float:
 
 def costs_of(client_half: nn.Module, row: Tensor) -> Costs:
     """What one row (1, ...) costs, batches being processed in parallel; at least two operations per parameter."""
+    where = next((parameter.device for parameter in client_half.parameters()), row.device)
     with FlopCounterMode(display=False) as counter:
-        smashed = evaluated(client_half, row)
+        smashed = evaluated(client_half, row.to(where))
     flops = max(counter.get_total_flops(), 2 * num_parameters(client_half))
     return Costs(float(flops), 8.0 * num_bytes(parts(smashed)), 8.0 * num_bytes(client_half.parameters()))
 

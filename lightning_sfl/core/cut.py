@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +91,26 @@ class Reply:
     factor: float = 1.0
 
 
-class Boundary:
-    """Everything that passes between a client and the server passes here and is counted, in bytes."""
+class Veil(Protocol):
+    """Changes smashed data on their way to the server."""
 
-    def __init__(self) -> None:
+    def start_round(self, index: int) -> None:
+        """A round begins."""
+
+    def __call__(self, slot: int, client: int, step: int, received: Sequence[Tensor]) -> list[Tensor]:
+        """What the server gets instead of these parts."""
+
+
+class Boundary:
+    """Everything that passes between a client and the server passes here and is counted, in bytes.
+
+    Args:
+        veil: what is done to smashed data before they leave the client; nothing by default.
+    """
+
+    def __init__(self, veil: Veil | None = None) -> None:
         self.traffic_bytes: Counter[tuple[str, str]] = Counter()
+        self.veil = veil
 
     def count(self, kind: Kind, direction: Direction, size_bytes: int) -> None:
         """Count a transfer whose tensors need not be copied in this process."""
@@ -106,6 +121,8 @@ class Boundary:
     ) -> Upload:
         """Smashed data (or `sent` in their stead) and labels go up: what the server gets has no graph of the client."""
         received = [part.detach() for part in parts(smashed if sent is None else sent)]
+        if self.veil is not None:
+            received = self.veil(slot, client_id, local_step, received)
         self.count("smashed", "up", num_bytes(received))
         self.count("labels", "up", num_bytes([labels]))
         return Upload(slot, client_id, local_step, smashed, like(smashed, received), labels)
@@ -114,9 +131,11 @@ class Boundary:
         """A cut gradient goes down to its client."""
         self.count("cut_gradients", "down", num_bytes(gradients))
 
-    def start_round(self) -> None:
+    def start_round(self, index: int = 0) -> None:
         """Forget the counts of the round before."""
         self.traffic_bytes.clear()
+        if self.veil is not None:
+            self.veil.start_round(index)
 
 
 def join(uploads: Sequence[Upload]) -> Smashed:
@@ -127,18 +146,23 @@ def join(uploads: Sequence[Upload]) -> Smashed:
     return like(first, [part.detach().requires_grad_() for part in joined])
 
 
-def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor) -> list[Reply]:
-    """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled."""
+def replies(uploads: Sequence[Upload], received: Smashed, logits: Tensor, averaged: int | None = None) -> list[Reply]:
+    """The gradient of a joined batch cut back into one reply for each upload; nothing is scaled.
+
+    averaged: rows that the loss was averaged over, where these are not all: others are in another process.
+    """
+    averaged = rows_of(uploads) if averaged is None else averaged
     if len(uploads) == 1:
         gradient = tuple(map(_gradient_of, parts(received)))
-        return [Reply(uploads[0], gradient, gradient, logits.detach(), logits.grad if logits.retains_grad else None)]
+        seen = logits.grad if logits.retains_grad else None
+        return [Reply(uploads[0], gradient, gradient, logits.detach(), seen, averaged=averaged)]
     sizes = [upload.num_rows for upload in uploads]
     columns = [_gradient_of(part).split(sizes) for part in parts(received)]
     rows = list(zip(*columns, strict=True))
     outputs = logits.detach().split(sizes)
     watched = logits.grad.split(sizes) if logits.retains_grad and logits.grad is not None else [None] * len(sizes)
     answered = zip(uploads, rows, rows, outputs, watched, strict=True)
-    return [Reply(*fields, averaged=sum(sizes)) for fields in answered]
+    return [Reply(*fields, averaged=averaged) for fields in answered]
 
 
 def scaled(answer: Reply, factor: float) -> Reply:

@@ -146,7 +146,8 @@ class ClientEnd:
     """A client is done for this round, before aggregation.
 
     rows: rows it trained on, counting repetitions; steps: optimizer steps of its half; weight: its aggregation weight,
-    any positive scale; finished: False when it was dropped.
+    any positive scale; finished: False when it was dropped; missed: merges since it got the weights that it started
+    from, its staleness, 0 where clients wait for each other.
     """
 
     handler: ClassVar[str] = "on_client_end"
@@ -159,6 +160,7 @@ class ClientEnd:
     steps: int
     weight: float
     finished: bool = True
+    missed: int = 0
 
 
 @dataclass(frozen=True)

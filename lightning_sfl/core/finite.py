@@ -10,14 +10,19 @@ from torch import Tensor, nn
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every entry of these floating tensors is finite, with one look at the device.
+    """Whether every entry of these floating tensors is finite, with one look at each device.
 
     A norm that overflows although all entries are finite is looked at again entry by entry.
     """
-    if not tensors:
-        return True
-    norms = torch._foreach_norm(list(tensors))  # what torch's own gradient clipping does
-    total = sum(norm.item() for norm in norms) if norms[0].is_cpu else torch.stack(norms).sum()
+    on: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        on.setdefault(tensor.device, []).append(tensor)
+    return all(_all_finite(alike) for alike in on.values())
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    norms = torch._foreach_norm(tensors)  # what torch's own gradient clipping does
+    total = sum(norm.item() for norm in norms) if norms[0].is_cpu else torch.stack(norms).sum().item()
     return math.isfinite(total) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 

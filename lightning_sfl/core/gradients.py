@@ -38,7 +38,7 @@ def mean_gradient(
         with torch.enable_grad():
             for half in halves:
                 x = half(x)
-            found = torch.autograd.grad(loss(x, labels), over, allow_unused=True) if over else ()
+            found = torch.autograd.grad(loss(x, labels.to(x.device)), over, allow_unused=True) if over else ()
         whole = [torch.zeros_like(p) if g is None else g for p, g in zip(over, found, strict=True)]
         shares = [gradient * (len(part) / len(rows)) for gradient in whole] if rows_at_once < len(rows) else whole
         total = [old + new for old, new in zip(total, shares, strict=True)] if total else shares
@@ -53,6 +53,7 @@ def untouched(halves: Sequence[nn.Module], bn_mode: BnMode, device: torch.device
     """
     modules = [module for half in halves for module in half.modules()]
     modes = [module.training for module in modules]
+    devices = {device, *(parameter.device for half in halves for parameter in half.parameters())}
     buffers = [b for half in halves for b in half.buffers()]
     before = [buffer.clone() for buffer in buffers]
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
@@ -61,7 +62,7 @@ def untouched(halves: Sequence[nn.Module], bn_mode: BnMode, device: torch.device
             module.training = bn_mode == "batch" and isinstance(module, _NormBase)
         # cuDNN differentiates recurrent layers in training mode only
         cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-        with untouched_generators(device), torch.autocast(device.type, enabled=False), cudnn:
+        with untouched_generators(*devices), torch.autocast(device.type, enabled=False), cudnn:
             yield
     finally:
         with torch.no_grad():

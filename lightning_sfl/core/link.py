@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core.aggregation import BufferPolicy, weighted_average
-from lightning_sfl.core.cut import Reply, Upload
+from lightning_sfl.core.cut import Reply, Smashed, Upload
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.state import State
 from lightning_sfl.core.tally import Tally
@@ -25,7 +25,8 @@ class Link:
     """One process that holds all halves.
 
     alone: whether there is no other; serves: whether the server half is trained here; watches: whether events are told
-    here; in_parts: whether each process does its part of a server step and of the merge on its own clients.
+    here; in_parts: whether each process does its part of a server step and of the merge on its own clients;
+    server_device: where the server half is, None for where everything is.
     """
 
     rank = 0
@@ -33,6 +34,7 @@ class Link:
     serves = True
     watches = True
     in_parts = False
+    server_device: torch.device | None = None
 
     def holds(self, slot: int) -> bool:
         """Whether the client in this slot is trained here."""
@@ -53,6 +55,10 @@ class Link:
         uploads: those of the clients that are held here. Returns at least the answers to these.
         """
         return serve(uploads)
+
+    def to_server(self, tensors: Smashed) -> Smashed:
+        """Tensors on the server half's device, with their graph."""
+        return tensors
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of the server half where several processes have one of a part of the rows each."""

@@ -18,11 +18,13 @@ class Population:
 
     x: (rows, ...) inputs, stored as they came (uint8 images stay uint8); y: (rows,) or (rows, length) integer labels;
     rows[i]: the rows of client i, int64. Clients own disjoint rows; rows of a held-out split belong to nobody.
+    kept[i]: rows of client i that it does not train on, but is judged on; empty where clients keep none.
     """
 
     x: Tensor
     y: Tensor
     rows: tuple[np.ndarray, ...]
+    kept: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -51,7 +53,7 @@ class Population:
 
     def to(self, device: torch.device) -> Population:
         """The same population with its tensors on `device`."""
-        return Population(self.x.to(device), self.y.to(device), self.rows)
+        return Population(self.x.to(device), self.y.to(device), self.rows, self.kept)
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and labels of these rows, in this order; uint8 images become floats in [0, 1]."""

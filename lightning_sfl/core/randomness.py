@@ -36,13 +36,13 @@ def seed_torch(seed: int, purpose: str, round: int, client: int, step: int, devi
 
 
 @contextmanager
-def untouched_generators(device: torch.device) -> Iterator[None]:
+def untouched_generators(*devices: torch.device) -> Iterator[None]:
     """Give torch's global generators back as they were: a round leaves no trace in them."""
     host = torch.default_generator.get_state()
-    card = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    cards = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
     try:
         yield
     finally:
         torch.default_generator.set_state(host)
-        if card is not None:
-            torch.cuda.set_rng_state(card, device)
+        for device, state in cards.items():
+            torch.cuda.set_rng_state(state, device)

@@ -20,8 +20,8 @@ class Visit:
     """A client in a slot.
 
     batches: the rows of each batch it is to train on; start: batches of its endless series that it has had before;
-    done: batches of this visit; count: its progress n in the statistics' weights; loaded: it has got its half;
-    rows: trained on in this round.
+    done: batches of this visit; count: its progress n in the statistics' weights; loaded: it has got its half, which
+    had been merged `version` times; rows: trained on in this round.
     """
 
     client: int
@@ -31,6 +31,7 @@ class Visit:
     done: int = 0
     loaded: bool = False
     rows: int = 0
+    version: int = 0
 
     @property
     def over(self) -> bool:
@@ -61,6 +62,15 @@ class Visits:
     def clients(self) -> tuple[int, ...]:
         """Who is there, by slot."""
         return tuple(self.in_slot[slot].client for slot in sorted(self.in_slot))
+
+    @property
+    def merges(self) -> int:
+        """How often halves have been merged so far."""
+        return self.counts["merges"]
+
+    def missed(self, slot: int) -> int:
+        """Merges since the client in this slot got its half: its staleness."""
+        return self.merges - self.in_slot[slot].version
 
     def admit(self, slot: int, client: int, rows: np.ndarray, count: int) -> None:
         """A client with these rows takes a slot, at the time at which the last one left it."""
@@ -140,14 +150,16 @@ class Visits:
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         seats = {s: [v.client, v.start, v.count, v.done, int(v.loaded)] for s, v in self.in_slot.items()}
-        kept = {"left": dict(self.left), "drawn": dict(self.drawn), "counts": dict(self.counts)}
+        versions = {slot: visit.version for slot, visit in self.in_slot.items()}
+        kept = {"left": dict(self.left), "drawn": dict(self.drawn), "counts": dict(self.counts), "versions": versions}
         return {"in_slot": seats, "ready_s": dict(self.clock.ready_s), "finished_s": self.finished_s, **kept}
 
     def load(self, state: dict[str, Any], rows: Sequence[np.ndarray]) -> None:
         """Take up what `state` gave; rows[i] are the rows of client i."""
         for slot, (client, start, count, done, loaded) in state["in_slot"].items():
             batches = draw_batches(self.seed, 0, client, rows[client], self.work, start)
-            self.in_slot[slot] = Visit(client, batches, start, count, done, bool(loaded))
+            version = state.get("versions", {}).get(slot, 0)
+            self.in_slot[slot] = Visit(client, batches, start, count, done, bool(loaded), version=version)
         self.clock.ready_s.update(state["ready_s"])
         self.finished_s, self.left = state["finished_s"], dict(state["left"])
         self.drawn, self.counts = Counter(state["drawn"]), Counter(state["counts"])

@@ -36,6 +36,7 @@ class FederatedData(LightningDataModule):
         partition: the rule that deals the training rows to clients.
         num_clients: how many clients there are; null asks the partition, which Natural and FromFile know.
         val_fraction: share of the training rows that is held out before the partition.
+        client_val_fraction: share of its own rows that each client keeps to be judged on, for `client_metrics`.
         eval_set: what curves are drawn on: the held-out rows, or the test set, as papers do.
         eval_batch_size: rows at a time in validation, test and prediction.
         seed: of the held-out rows and the partition; the command line gives it by seed_everything.
@@ -50,10 +51,12 @@ class FederatedData(LightningDataModule):
         eval_set: Literal["val", "test"] = "val",
         eval_batch_size: int = 512,
         seed: int = 0,
+        client_val_fraction: float = 0.0,
     ) -> None:
         super().__init__()
         require(num_clients is None or num_clients >= 1, "num_clients", num_clients, "1 or more, or null")
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "a share from 0 to below 1")
+        require(0 <= client_val_fraction < 1, "client_val_fraction", client_val_fraction, "a share from 0 to below 1")
         require(eval_set in ("val", "test"), "eval_set", eval_set, "val or test")
         enough = val_fraction > 0 or eval_set == "test"
         require(enough, "val_fraction", val_fraction, "must be above 0 with eval_set=val, or choose eval_set=test")
@@ -61,7 +64,7 @@ class FederatedData(LightningDataModule):
         self.source = Digits() if source is _DIGITS else source
         self.partition = Dirichlet(alpha=0.3) if partition is _DIRICHLET else partition
         self.num_clients, self.val_fraction, self.eval_set = num_clients, val_fraction, eval_set
-        self.eval_batch_size, self.seed = eval_batch_size, seed
+        self.eval_batch_size, self.seed, self.client_val_fraction = eval_batch_size, seed, client_val_fraction
         self._corpus: Corpus | None = None
         self._population: Population | None = None
 
@@ -82,7 +85,17 @@ class FederatedData(LightningDataModule):
             self.eval_x, self.eval_y = corpus.train_x[val_rows], corpus.train_y[val_rows]
         else:
             self.eval_x, self.eval_y = corpus.test_x, corpus.test_y
-        self._population = Population(corpus.train_x, corpus.train_y, tuple(rows))
+        kept: tuple[np.ndarray, ...] = ()
+        if self.client_val_fraction:
+            pairs = [self._keep(client, own) for client, own in enumerate(rows)]
+            rows, kept = [trained for trained, _ in pairs], tuple(judged for _, judged in pairs)
+        self._population = Population(corpus.train_x, corpus.train_y, tuple(rows), kept)
+
+    def _keep(self, client: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that a client trains on, at least one where it has any, and those that it is judged on."""
+        count = min(round(self.client_val_fraction * len(rows)), max(0, len(rows) - 1))
+        order = stream(self.seed, "client_validation", client=client).permutation(len(rows))
+        return rows[np.sort(order[count:])], rows[np.sort(order[:count])]
 
     def _divide(self, corpus: Corpus) -> tuple[np.ndarray, list[np.ndarray]]:
         """The validation rows and each client's rows, all as row numbers of the training set."""
@@ -127,6 +140,7 @@ class FederatedData(LightningDataModule):
             "partition": _described(self.partition),
             "seed": self.seed,
             "val_fraction": self.val_fraction,
+            "client_val_fraction": self.client_val_fraction,
             "eval_set": self.eval_set,
             "num_clients": population.num_clients,
             "num_classes": self.num_classes,
@@ -148,12 +162,14 @@ class FederatedData(LightningDataModule):
         held = round(self.val_fraction * total) if self.eval_set == "test" else len(self.eval_y)
         spread = f"{min(sizes)} / {np.median(sizes):.0f} / {max(sizes)}"
         on_test = "the TEST set: for comparison with papers only"
+        kept = sum(map(len, self.population.kept))
+        own = f" and {kept:,} that they keep to be judged on" if kept else ""
         curves = on_test if self.eval_set == "test" else "the held-out validation rows"
         return [
             f"data: {corpus.name}, {total:,} training and {len(corpus.test_y):,} test rows, {self.num_classes} classes",
             f"partition: {_text(self.partition)}, seed {self.seed}, fingerprint {self.population.fingerprint}",
             f"clients: {len(sizes)}, rows min / median / max {spread}",
-            f"rows: {used:,} with clients, {held:,} held out, {total - used - held:,} unused",
+            f"rows: {used:,} with clients{own}, {held:,} held out, {total - used - kept - held:,} unused",
             f"curves are on {curves} ({len(self.eval_y):,} rows)",
         ]
 

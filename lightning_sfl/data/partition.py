@@ -65,14 +65,23 @@ def gathered(pieces: list[Parts]) -> Parts:
 
 
 class IID(Partition):
-    """A uniform shuffle cut into equal parts (sizes differ by at most one); every row is used."""
+    """A uniform shuffle cut into equal parts: all rows (sizes differ by at most one), or `size` rows a client."""
+
+    def __init__(self, size: int | None = None) -> None:
+        require(size is None or size >= 1, "size", size, "1 or more, or null for equal shares of all rows")
+        self.size = size
 
     @override
     def split(
         self, labels: np.ndarray, num_clients: int | None, rng: np.random.Generator, owner: np.ndarray | None = None
     ) -> Parts:
         order = rng.permutation(len(labels))
-        return gathered([[part] for part in np.array_split(order, counted(labels, num_clients))])
+        clients = counted(labels, num_clients)
+        if self.size is not None:
+            most = len(labels) // clients
+            require(self.size <= most, "size", self.size, f"at most {most}: {len(labels)} rows for {clients} clients")
+            order = order[: self.size * clients]
+        return gathered([[part] for part in np.array_split(order, clients)])
 
 
 class QuantitySkew(Partition):

@@ -5,7 +5,9 @@ from lightning_sfl.core.oort import Oort  # noqa: F401
 from lightning_sfl.core.power_of_choice import PowerOfChoice  # noqa: F401
 from lightning_sfl.methods.base import SplitMethod
 from lightning_sfl.methods.centralized import Centralized
+from lightning_sfl.methods.fedasync import FedAsync
 from lightning_sfl.methods.fedavg import FedAvg
+from lightning_sfl.methods.fedbuff import FedBuff
 from lightning_sfl.methods.fedsgd import FedSGD
 from lightning_sfl.methods.gas import GAS
 from lightning_sfl.methods.holograd import HoloGrad
@@ -25,7 +27,9 @@ __all__ = [
     "SFLV2",
     "USFL",
     "Centralized",
+    "FedAsync",
     "FedAvg",
+    "FedBuff",
     "FedSGD",
     "HoloGrad",
     "MiniBatchSFL",

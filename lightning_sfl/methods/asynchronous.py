@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from lightning_sfl.core import events
 from lightning_sfl.core.aggregation import Weighting
-from lightning_sfl.core.clock import ALEXNET, CELL, Cell, costs_of, durations
+from lightning_sfl.core.clock import CELL, Cell, durations
 from lightning_sfl.core.cut import Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Batch, Plan, in_order
 from lightning_sfl.core.selection import Uniform
-from lightning_sfl.core.state import State, load_state, state_of
+from lightning_sfl.core.staleness import Constant, HandedIn, Staleness
+from lightning_sfl.core.state import load_state, state_of
 from lightning_sfl.core.visits import Visits
 from lightning_sfl.methods.base import SplitMethod
 
@@ -37,11 +38,12 @@ class AsynchronousMethod(SplitMethod):
             released code of GAS has it.
         cell: how fast clients compute and send.
         weighting: a client's weight in the merge: uniform, its number of samples, or of rows trained on in its visit.
+        staleness: how much less a client counts in the merge, the more merges it has missed; null for no difference.
         kwargs: options of `SplitMethod`.
     """
 
     one_at_a_time = True
-    why_full = "clients come and go on its own clock"
+    why_full = why_not_together = "clients come and go on its own clock"
     why_same_work = "visits go on from round to round"
 
     def __init__(
@@ -55,18 +57,21 @@ class AsynchronousMethod(SplitMethod):
         client_momentum: Literal["per_slot", "shared"] = "per_slot",
         cell: Cell = CELL,
         weighting: Weighting = "uniform",
+        staleness: Staleness | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, cut_layer, weighting=weighting, **kwargs)
+        super().__init__(backbone, cut_layer, weighting=weighting, cell=cell, **kwargs)
         require(model_buffer is None or model_buffer >= 1, "model_buffer", model_buffer, "an integer >= 1, or null")
         drawn = participation == "per_round" or isinstance(self.selection, Uniform)
         require(drawn, "participation", participation, "per_round where a schedule lists the participants")
         alone = participation == "replaced" or model_buffer is None
         require(alone, "model_buffer", model_buffer, "null where participation is per_round: a round merges them all")
-        self.model_buffer, self.participation, self.arrival, self.cell = model_buffer, participation, arrival, cell
+        self.model_buffer, self.participation, self.arrival = model_buffer, participation, arrival
         self.client_momentum, self.moved_last = client_momentum, 0
         self.handed_on = client_momentum == "shared"
-        self.handed_in: list[tuple[State, float]] = []
+        self.staleness = staleness or Constant()
+        self.handed_in: list[HandedIn] = []
+        self.missed: list[int] = []
         self.visits: Visits | None = None
 
     @property
@@ -81,7 +86,7 @@ class AsynchronousMethod(SplitMethod):
     def prepare(self, data: Any, stage: str) -> None:
         super().prepare(data, stage)
         if stage == "fit" and self.visits is None:
-            costs = ALEXNET if self.cell.constants == "alexnet" else costs_of(self.client_half, data.example()[:1])
+            costs = self.costs(data.example()[:1])
             sizes = [self.work.rows_per_step(size) if size else 0 for size in self.population.sizes]
             takes = [durations(self.cell, costs, self.seed, k, size, self.num_active) for k, size in enumerate(sizes)]
             self.visits = Visits(self.seed, self.work, takes, self.arrival == "random")
@@ -124,6 +129,7 @@ class AsynchronousMethod(SplitMethod):
         self.visits.admit(slot, client, self.population.rows[client], self.newcomer_count())
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
+        self.missed = []
         for slot in sorted(self.visits.in_slot):
             self.enter(slot)
         while len(self.handed_in) < self.quorum:
@@ -143,8 +149,8 @@ class AsynchronousMethod(SplitMethod):
             self.give_own(slot, visit.client)
             if self.link.holds(slot):
                 self.receive_weights(slot)
-            visit.loaded = True
-        self.emit(events.ClientStart, slot, visit.client, self.slots[slot], None)
+            visit.loaded, visit.version = True, self.visits.merges
+        self.emit(events.ClientStart, slot, visit.client, self.slots[slot], self.private_server(slot))
 
     def leave(self, slot: int) -> None:
         """A client hands in its half; another takes its place, unless the round is over."""
@@ -152,22 +158,29 @@ class AsynchronousMethod(SplitMethod):
         if self.link.holds(slot):
             self.send_weights(slot)
         self.keep_own(slot, self.visits.in_slot[slot].client)
-        weight = self.tell_end(slot, finished=True)
-        self.handed_in.append(({name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}, weight))
+        self.take_in(slot, self.tell_end(slot, finished=True))
         self.visits.leave(slot)
         if self.client_momentum == "per_slot":
-            for parameter in self.slots[slot].parameters():
+            for parameter in self.parameters_in(slot):
                 self.optimizer("client").optimizer.state.pop(parameter, None)
         if self.participation == "replaced" and len(self.handed_in) < self.quorum:
             self.admit(slot)
             self.enter(slot)
 
+    def take_in(self, slot: int, weight: float) -> None:
+        """Keep what a client hands in for the merge."""
+        state = {name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}
+        self.handed_in.append(HandedIn(slot, state, weight, self.visits.missed(slot), self.visits.in_slot[slot].client))
+        self.missed.append(self.visits.missed(slot))
+
     def tell_end(self, slot: int, finished: bool) -> float:
         """Tell what a client did in this round; its weight in the merge."""
         visit = self.visits.in_slot[slot]
         weight = self.weight_of(visit.client, visit.num_rows)
-        half, steps = self.slots[slot], self.steps_taken[slot]
-        self.emit(events.ClientEnd, slot, visit.client, half, None, visit.rows, steps, weight, finished)
+        self.emit(
+            events.ClientEnd, slot, visit.client, self.slots[slot], self.private_server(slot), visit.rows,
+            self.steps_taken[slot], weight, finished, self.visits.missed(slot),
+        )  # fmt: skip
         return weight
 
     def end_clients(self, plan: Plan) -> None:
@@ -176,9 +189,14 @@ class AsynchronousMethod(SplitMethod):
             self.tell_end(slot, finished=False)
 
     def merge(self, plan: Plan) -> None:
-        states, weights = zip(*self.handed_in, strict=True)
-        self.put_together(states, weights)
+        weights = [each.weight * self.staleness.factor(each.missed) for each in self.handed_in]
+        self.put_together([each.state for each in self.handed_in], weights, [each.client for each in self.handed_in])
         self.handed_in.clear()
+        self.count_merge()
+
+    def count_merge(self) -> None:
+        """There is a new version of what is merged."""
+        self.visits.counts["merges"] += 1
 
     def begin(self, batches: Sequence[Batch]) -> None:
         """Clients are loaded when they enter."""
@@ -201,7 +219,7 @@ class AsynchronousMethod(SplitMethod):
     def pass_on_momentum(self, slot: int) -> None:
         """The optimizer's state of the client that moved last becomes that of the client in this slot."""
         state = self.optimizer("client").optimizer.state
-        for last, next in zip(self.slots[self.moved_last].parameters(), self.slots[slot].parameters(), strict=True):
+        for last, next in zip(self.parameters_in(self.moved_last), self.parameters_in(slot), strict=True):
             if slot != self.moved_last and last in state:
                 state[next] = state.pop(last)
         self.moved_last = slot
@@ -212,17 +230,21 @@ class AsynchronousMethod(SplitMethod):
         return role == "client" or super().lasting(role)
 
     def scalars(self) -> dict[str, float]:
-        return {"clock/sim_time_s": self.visits.finished_s}
+        mean, most = sum(self.missed) / len(self.missed), float(max(self.missed))
+        return {"clock/sim_time_s": self.visits.finished_s, "staleness/mean": mean, "staleness/max": most}
 
     def memory(self) -> dict[str, Any]:
         if self.visits is None:
             return super().memory()
-        slots = {slot: state_of(self.slots[slot]) for slot in self.visits.in_slot}
-        return {**super().memory(), "slots": slots, "visits": self.visits.state(), "moved_last": self.moved_last}
+        kept = {"slots": {slot: state_of(self.slots[slot]) for slot in self.visits.in_slot}}
+        if self.server_copies:
+            kept["server_slots"] = {slot: state_of(self.server_slots[slot]) for slot in self.visits.in_slot}
+        return {**super().memory(), **kept, "visits": self.visits.state(), "moved_last": self.moved_last}
 
     def recall(self, memory: dict[str, Any]) -> None:
         super().recall(memory)
         self.visits.load(memory["visits"], self.population.rows)
         self.moved_last = memory["moved_last"]
-        for slot, state in memory["slots"].items():
-            load_state(self.slots[slot], state)
+        for name in ("slots", "server_slots"):
+            for slot, state in memory.get(name, {}).items():
+                load_state(getattr(self, name)[slot], state)

@@ -19,6 +19,7 @@ class Attending(Informed):
     """Asks clients, plans with those that come, and cuts short what is not done in time.
 
     why_full, why_not_hurried: what to answer where clients cannot stay away, or cannot be late.
+    timed: whether the simulated time of a client follows from its steps and rows.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -30,6 +31,7 @@ class Attending(Informed):
     why_full: ClassVar[str] = ""
     why_not_hurried: ClassVar[str] = ""
     one_at_a_time: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
 
     def __init__(
         self, backbone: nn.Module, cut_layer: str, *, attendance: Attendance = EVERYBODY, **kwargs: Any
@@ -96,6 +98,11 @@ class Attending(Informed):
         takes = durations(self.cell, self.work_costs, self.seed, client, 1, self.num_slots)
         return Pace(2 * takes.process_s, takes.send_batch_s, takes.send_model_s)
 
+    def took_s(self, client: int, steps: int, rows: int, finished: bool) -> float:
+        """Simulated seconds of so many steps of a client, on so many rows, and of sending what it has trained."""
+        pace = self.pace(client)
+        return steps * pace.batch_s + rows * pace.row_s + finished * pace.send_s
+
     def in_time(self, plan: Plan) -> Plan:
         """What of the plan is done when the round ends."""
         if self.attendance.is_full:
@@ -120,7 +127,7 @@ class Attending(Informed):
         """A round without training, told like any other; who counts optimizer steps counts one that moves nothing."""
         self.called_off += 1
         self.note_attendance(came=len(self.attending(index)), finished=0, seconds=0.0)
-        self.boundary.start_round()
+        self.boundary.start_round(index)
         self.emit(events.RoundStart, (), self.client_half, self.server_half)
         for role in self.roles:
             self.forget_gradients(self.stepped[role])

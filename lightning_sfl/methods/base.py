@@ -38,12 +38,14 @@ TELLING_ROUNDS = 10_000  # two schedules that agree so far come from one seed; t
 class SplitMethod(MatchedSides):
     """Base of all methods: they fill in `serve`, and change `steps`, `start_of` or `merge` where their paper does.
 
-    one_process: why there is nothing to deal to several processes; empty where there is.
+    one_process: why there is nothing to deal to several processes; empty where there is. one_device: why the halves
+    cannot be on two devices where there is.
     whole_loss: why a server step cannot be taken in parts, each on the uploads of some clients, whose gradients are
     then added up; empty where the loss of a step is a mean over the rows of all clients, or each has a server copy.
     """
 
     one_process: ClassVar[str] = ""
+    one_device: ClassVar[str] = ""
     whole_loss: str = "its server half learns from the uploads in turn, or from more than their rows"
 
     # --- what a method says -----------------------------------------------------------------------------------------
@@ -88,7 +90,9 @@ class SplitMethod(MatchedSides):
         """Put the participants' halves together: by default the weighted average of FedAvg."""
         weights = self.weights(plan)
         self.put_together(
-            [self.handed_in_by(slot) for slot in plan.finishers], [weights[slot] for slot in plan.finishers]
+            [self.handed_in_by(slot) for slot in plan.finishers],
+            [weights[slot] for slot in plan.finishers],
+            [plan.participants[slot] for slot in plan.finishers],
         )
 
     # --- the round --------------------------------------------------------------------------------------------------
@@ -102,7 +106,7 @@ class SplitMethod(MatchedSides):
     def on_fit_start(self) -> None:
         """Bring the data to the device and look up who watches."""
         self.population = self.data.population.to(self.device)
-        self.boundary = Boundary()
+        self.boundary = Boundary(self.veil)
         self.recall_memory()
         self.watch(self.trainer.callbacks, here=self.link.watches)  # type: ignore[attr-defined]
 
@@ -113,7 +117,7 @@ class SplitMethod(MatchedSides):
         self.tally = Tally()
         self.set_work(self.current_epoch)
         scalars = {"round": float(self.current_epoch)}
-        with untouched_generators(self.device):
+        with untouched_generators(self.device, self.server_device):
             if self.takes_place(self.current_epoch):
                 self.train_round(self.in_time(self.plan(self.current_epoch)))
                 scalars["train/loss"], scalars["train/acc"] = self.link.read(self.tally)
@@ -142,7 +146,7 @@ class SplitMethod(MatchedSides):
         self.feed = Feed(self.population, plan)
         self.match(plan)
         self.steps_taken = Counter()
-        self.boundary.start_round()
+        self.boundary.start_round(plan.index)
         self.emit(events.RoundStart, plan.participants, self.client_half, self.server_half)
         for batches in self.steps(plan):
             self.local_step(batches)
@@ -152,7 +156,8 @@ class SplitMethod(MatchedSides):
         self.stop_unless(
             all_finite([*self.client_half.parameters(), *self.server_half.parameters()]), "the merged model"
         )
-        scalars = {**self.attended, **self.work_scalars(), **self.matched_scalars(), **self.scalars()}
+        told = {**self.work_scalars(), **self.matched_scalars(), **self.privacy_scalars()}
+        scalars = {**self.attended, **told, **self.scalars()}
         self.emit(events.RoundEnd, self.client_half, self.server_half, self.traffic(), scalars)
 
     def local_step(self, batches: Sequence[Batch]) -> None:
@@ -194,7 +199,7 @@ class SplitMethod(MatchedSides):
 
     def send_weights(self, slot: int) -> None:
         """Count what a participant sends at the end of its round."""
-        self.boundary.count("weights", "up", self.owned_bytes)
+        self.boundary.count("weights", "up", self.sent_bytes(slot, self.owned_bytes))
 
     # --- what a run says of itself ----------------------------------------------------------------------------------
 
@@ -226,6 +231,7 @@ class SplitMethod(MatchedSides):
             f"schedule: {rounds} rounds, at most {self.num_slots} clients each, {self._who(rounds)}",
             *([f"matched: {self.dynamics.said()}"] if self.dynamics.matched else []),
             *(f"with: {', '.join(said)}" for said in [self.options_of_family()] if said),
+            *self.said_of_privacy(),
             f"placement: {self.link.describe()} on {self.device}",
             f"versions: lightning_sfl {__version__}, torch {torch.__version__}, lightning {lightning.__version__}, "
             f"python {platform.python_version()}",

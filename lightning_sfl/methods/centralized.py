@@ -20,7 +20,7 @@ class Centralized(SplitMethod):
     name = "centralized"
     one_process = "all rows are trained on in one place"
     one_at_a_time = True
-    chooses = False
+    chooses = timed = False
     why_not_local = why_only_averaged = why_full = "there are no clients"
 
     @property

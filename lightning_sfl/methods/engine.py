@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_sfl.core.cut import Smashed, Upload, cloned
 from lightning_sfl.core.errors import require
+from lightning_sfl.core.precision import ALLOWED, PRECISIONS
 from lightning_sfl.core.randomness import seed_torch
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.stacked import Stacked, why_not
@@ -43,6 +44,11 @@ class Engine(Paced):
         self.stacked, self.compiled = client_engine == "stacked", compile
         why = f"loop, since in {self.method_name} one client steps at a time"
         require(not (self.stacked and self.one_at_a_time), "client_engine", client_engine, why)
+
+    def setup(self, stage: str) -> None:
+        """Lightning's hook."""
+        require(self.trainer.precision in PRECISIONS, "precision", self.trainer.precision, ALLOWED)
+        super().setup(stage)
 
     def cut(self, example: Tensor) -> None:
         """Cut the network, and see that its halves can be run as asked."""
@@ -92,7 +98,8 @@ class Engine(Paced):
 
     def draw_from(self, side: Role, turn: Batch | Upload) -> None:
         """Point torch's generator at this side's own stream, so that dropout does not depend on who ran before."""
-        seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, self.device)
+        device = self.device if side == "client" else self.server_device
+        seed_torch(self.seed, side, self.current_epoch, turn.client_id, turn.local_step, device)
 
 
 def stack_of(half: nn.Module, example: Smashed) -> Stacked:

@@ -27,6 +27,11 @@ class EvaluatedModule(PersistentModule):
         """The datamodule of the Trainer at hand."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    @property
+    def server_device(self) -> torch.device:
+        """Where the server half, its logits and its losses are."""
+        return self.link.server_device or self.device
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (rows, ..., classes) of the merged network for inputs (rows, ...)."""
         logits: Tensor = self.server_half(self.client_half(x))
@@ -50,8 +55,10 @@ class EvaluatedModule(PersistentModule):
         """Fresh metrics; `dataset` names the rows they are about and becomes the tag's first part."""
         classes = self.data.num_classes
         self.meters: dict[str, Metric] = {
-            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(self.device),
-            f"{dataset}/loss": MeanMetric(sync_on_compute=False).to(self.device),
+            f"{dataset}/acc": MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(
+                self.server_device
+            ),
+            f"{dataset}/loss": MeanMetric(sync_on_compute=False).to(self.server_device),
         }
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -59,7 +66,7 @@ class EvaluatedModule(PersistentModule):
         if not self.link.watches:
             return
         x, labels = batch
-        logits = self(x)
+        logits, labels = self(x), labels.to(self.server_device)
         accuracy, loss = self.meters.values()
         accuracy.update(logits.flatten(0, -2), labels.flatten())
         loss.update(self.loss(logits, labels), weight=len(labels))

@@ -67,7 +67,7 @@ class FedSGD(SplitMethod):
         """Gradients travel up, not weights; buffers, which have no gradient, as they are."""
         gradients = [gradient for module in self.owned(slot) for gradient in gradients_of(module).values()]
         buffers = [buffer for module in self.owned(slot) for buffer in buffers_of(module).values()]
-        self.boundary.count("gradients", "up", num_bytes(gradients))
+        self.boundary.count("gradients", "up", self.sent_bytes(slot, num_bytes(gradients)))
         if buffers:
             self.boundary.count("weights", "up", num_bytes(buffers))
 
@@ -77,10 +77,11 @@ class FedSGD(SplitMethod):
 
     def merge(self, plan: Plan) -> None:
         states, halves = [self.handed_in_by(slot) for slot in plan.finishers], self.merged_halves()
-        weights = self.weights(plan)
+        weights, clients = self.weights(plan), [plan.participants[slot] for slot in plan.finishers]
         buffers = buffers_of(halves)
         nothing = {name: torch.zeros_like(tensor) for name, tensor in states[0].items()}
-        merged = self.aggregated(states, {**nothing, **buffers}, [weights[slot] for slot in plan.finishers])
+        weights = [weights[slot] for slot in plan.finishers]
+        merged = self.aggregated(states, {**nothing, **buffers}, weights, clients)
         load_state(halves, {name: merged[name] for name in buffers})
         for name, parameter in halves.named_parameters():
             parameter.grad = merged.get(name)

@@ -140,5 +140,5 @@ class GAS(AsynchronousMethod):
 
     def recall(self, memory: dict[str, Any]) -> None:
         super().recall(memory)
-        self.buffer.load(memory["buffer"], self.device)
+        self.buffer.load(memory["buffer"], self.server_device)
         vars(self.progress).update(memory["progress"])

@@ -25,7 +25,7 @@ from lightning_sfl.core.errors import require
 from lightning_sfl.core.holograd.basis import NO_BASIS, Basis, BasisChoice
 from lightning_sfl.core.holograd.commitment import base_of, basis_seeds, hash_batch
 from lightning_sfl.core.holograd.coordinator import Coordinator, Recipe, Topology
-from lightning_sfl.core.holograd.directions import DirectionKind
+from lightning_sfl.core.holograd.directions import DirectionKind, without_autocast
 from lightning_sfl.core.holograd.projection import Projection, flat, unflat
 from lightning_sfl.core.holograd.robust import MEAN, Robust
 from lightning_sfl.core.holograd.synthesis import Message, Scale, synthesize, upload_bytes
@@ -80,8 +80,10 @@ class HoloGrad(ProjectingMethod):
         rows = [batch.rows for batch in sorted(batches, key=lambda batch: batch.client_id if shared else batch.slot)]
         committed = [np.concatenate(rows)] if shared else rows
         self.coordinator.open(self.current_epoch, [hash_batch(each, self.seed) for each in committed])
+        self.check_in_step(self.coordinator.sets[0])
         self.received = self.receive_scalars(batches, self.coordinator.sets * (len(batches) if shared else 1))
 
+    @without_autocast
     def merge(self, plan: Plan) -> None:
         weights = normalised(self.weights(plan))
         arrived, self.waited_s = self.stragglers.arrived(self.seed, plan.index, plan.participants)
@@ -105,7 +107,8 @@ class HoloGrad(ProjectingMethod):
 
     def tell(self, participants: tuple[int, ...], message: Message) -> None:
         """Every participant gets the message, and is in step again."""
-        self.boundary.count("scalars", "down", message.num_bytes * len(participants))
+        held = sum(map(self.link.holds, range(len(participants))))  # each process counts for its own clients
+        self.boundary.count("scalars", "down", message.num_bytes * held)
         self.ledger.close(participants, message.num_bytes)
 
     def scalars(self) -> dict[str, float]:

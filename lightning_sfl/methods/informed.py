@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_sfl.core.clock import CELL, Cell, Costs, costs_of, durations
+from lightning_sfl.core.clock import ALEXNET, CELL, Cell, Costs, costs_of, durations
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.reports import LossLedger, mean_of
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.core.selection import Uniform
-from lightning_sfl.methods.merging import Merging
+from lightning_sfl.methods.row_wise import RowWise
 
 
-class Informed(Merging):
+class Informed(RowWise):
     """Keeps the books for a selection that learns, and only for one.
 
     chooses: whether the method has participants to choose.
@@ -38,12 +39,14 @@ class Informed(Merging):
         name, owner = type(self.selection).__name__, type(self).__name__
         chosen = self.chooses or isinstance(self.selection, Uniform)
         require(chosen, "selection", name, f"none in {owner}, where there are no clients to choose")
+        fits = cell.constants == "auto" or not self.whole_on_client
+        require(fits, "cell.constants", cell.constants, f"auto in {owner}: the paper's are those of a cut network")
 
     def prepare(self, data: Any, stage: str) -> None:
         """Cut the network, and tell the selection what each client's round takes."""
         super().prepare(data, stage)
         if stage == "fit" and self.looks_at_time:
-            self.work_costs = self.costs(data.example()[:1])
+            self.work_costs = self.costs(data.example()[:1])  # before training, so that a refusal comes first
         if stage == "fit" and self.selection.learns:
             steps = [self.work.steps(size) if size else 0 for size in self.population.sizes]
             full = [n * self.work.rows_per_step(size) for size, n in zip(self.population.sizes, steps, strict=True)]
@@ -55,8 +58,15 @@ class Informed(Merging):
         """Whether it has to be known what a row costs."""
         return self.selection.learns
 
+    @cached_property
+    def work_costs(self) -> Costs:
+        """What a row of these data costs."""
+        return self.costs(self.data.example()[:1].to(self.device))
+
     def costs(self, row: Tensor) -> Costs:
         """What a row costs a client: its half and what leaves it, or the whole network and nothing."""
+        if self.cell.constants == "alexnet":
+            return ALEXNET
         if not self.whole_on_client:
             return costs_of(self.client_half, row)
         whole = costs_of(nn.Sequential(self.client_half, self.server_half), row)

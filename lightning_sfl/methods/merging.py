@@ -79,17 +79,19 @@ class Merging(OwnNorms):
         """Live state of what the client in this slot hands in, by the names of `merged_halves`."""
         return state_of(nn.ModuleList(self.halves_of(slot)))
 
-    def put_together(self, states: Sequence[State], weights: Sequence[float]) -> None:
-        """Write what the aggregator makes of these states into the merged halves."""
+    def put_together(self, states: Sequence[State], weights: Sequence[float], clients: Sequence[int]) -> None:
+        """Write what the aggregator makes of these clients' states into the merged halves."""
         halves = self.merged_halves()
-        merged = self.aggregated(states, state_of(halves), weights)
+        merged = self.aggregated(states, state_of(halves), weights, clients)
         if self.merge_optimizer is None:
             load_state(halves, merged)
         else:
             self.step_towards(merged, halves)
 
-    def aggregated(self, states: Sequence[State], anchor: State, weights: Sequence[float]) -> State:
-        """What the aggregator makes of these states, which are near the anchor."""
+    def aggregated(
+        self, states: Sequence[State], anchor: State, weights: Sequence[float], clients: Sequence[int]
+    ) -> State:
+        """What the aggregator makes of these clients' states, which are near the anchor."""
         self.check_enough(len(states))
         if self.link.in_parts:
             return self.link.average(states, weights, anchor, buffers_of(self.merged_halves()), self.bn_buffers)

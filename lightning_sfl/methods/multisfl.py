@@ -50,6 +50,7 @@ class MultiSFL(SplitMethod):
     name = "multisfl"
     why_not_local = why_not_hurried = why_not_moved = "branches outlive the rounds, and clients visit them"
     why_same_work = "replay is planned for rounds that are alike"
+    why_unguarded = "branches go on from client to client as they are"
     server_copies = True
 
     def __init__(

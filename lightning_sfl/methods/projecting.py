@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_sfl.core import events
 from lightning_sfl.core.byzantine import Byzantine
 from lightning_sfl.core.cut import num_bytes
-from lightning_sfl.core.errors import require
+from lightning_sfl.core.errors import PlacementError, require
 from lightning_sfl.core.holograd.directions import Directions
 from lightning_sfl.core.holograd.projection import Projection, chain_loss, flat, project_gradients, project_loss
 from lightning_sfl.core.holograd.synthesis import upload_bytes
@@ -25,14 +25,17 @@ from lightning_sfl.methods.module import Role
 class ProjectingMethod(SplitMethod):
     """One step of the server optimizer a round moves both halves; all of a client's rows make its one gradient."""
 
-    one_process = "the scalars of all clients are made in one place"
     why_not_local = "clients send scalars and keep no weights"
     why_only_averaged = "`robust` says what becomes of clients' scalars"
     why_not_moved = "server_optimizer takes the step"
+    why_not_by_rows = "clients send scalars, not gradients"
     why_full = "`stragglers` says whose scalars are waited for"
     why_same_work = "there is no local training"
+    timed = False
+    one_device = "its scalars are of both halves together"
     server_copies = True
     whole_on_client = True
+    whole_loss = "its one step needs the scalars of all clients"
     ledger: SyncLedger
     received: Tensor
 
@@ -70,6 +73,9 @@ class ProjectingMethod(SplitMethod):
     def receive_scalars(self, batches: Sequence[Batch], sets: Sequence[Directions]) -> Tensor:
         """What arrives: each client's scalars (clients, K) along its set of directions, or what a liar made of them."""
         sent = self.project(batches, sets)
+        if not self.link.alone:
+            self.link.bring({batch.slot: [row] for batch, row in zip(batches, sent, strict=True)})
+            self.show_gradients(batches)
         if self.byzantine is not None:
             liars = self.byzantine.liars(self.seed, self.num_clients)
             lying = [batch.client_id in liars for batch in batches]
@@ -79,7 +85,10 @@ class ProjectingMethod(SplitMethod):
         return sent
 
     def project(self, batches: Sequence[Batch], sets: Sequence[Directions]) -> Tensor:
-        """Each client's true scalars; those who share a set are projected in one pass over it."""
+        """Each client's true scalars; those who share a set are projected in one pass over it.
+
+        Clients of other processes have zeros here: rounding depends on how many rows a product has, not on the others.
+        """
         if self.projection != "grad":
             self.begin(batches)
             return torch.stack([self.project_forward(*each) for each in zip(batches, sets, strict=True)])
@@ -91,6 +100,9 @@ class ProjectingMethod(SplitMethod):
 
     def project_forward(self, batch: Batch, directions: Directions) -> Tensor:
         """One client's scalars without a backward pass; one more pass is for its loss and buffers."""
+        if not self.link.holds(batch.slot):
+            self.tally.skip()
+            return directions.basis.new_zeros(len(directions.basis) + len(directions))
         x, labels = self.take_turn(batch)
         halves = self.owned(batch.slot)
         sides: tuple[Role, Role] = ("client", "server")
@@ -103,6 +115,30 @@ class ProjectingMethod(SplitMethod):
             self.observed_loss(logits, labels, [batch.client_id], "client")
         at = chain_loss(halves, x, lambda logits: self.loss(logits, labels), draw)
         return project_loss(at, self.parameters_at(batch), directions, self.projection)
+
+    # --- other processes --------------------------------------------------------------------------------------------
+
+    def check_in_step(self, directions: Directions) -> None:
+        """Processes whose weights differ in a bit draw other directions, and would part without a word."""
+        own = [float(byte) for byte in directions.seeds[0]]
+        if not self.link.alone and self.link.from_server(own) != own:
+            raise PlacementError(
+                f"rank {self.link.rank}, round {self.current_epoch}: some bit of the weights is not that of rank 0, so "
+                f"directions differ: {self.method_name} needs processes of one arithmetic (kind of machine, threads)"
+            )
+
+    def live(self, slot: int) -> list[Tensor | None]:
+        """Of what a client trains only buffers are merged; its scalars have travelled before."""
+        return [buffer for half in self.owned(slot) for buffer in buffers_of(half).values()]
+
+    def bring(self, slots: Iterable[int]) -> None:
+        if self.buffer_bytes:
+            super().bring(slots)
+
+    def show_gradients(self, batches: Sequence[Batch]) -> None:
+        """Have the gradients that these scalars are of stand in the slots until the round ends, if somebody looks."""
+        if self.projection == "grad" and self.looked_at(events.ScalarsSent.handler):
+            self.link.show({batch.slot: self.gradients_here(batch.slot) for batch in batches})
 
     # --- bytes ------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,8 @@ class ServerSide(PlacedModule):
             self.walk_back(losses)
         if not self.server_copies:
             self.link.sum_gradients(self.stepped["server"])
-        answered = [reply for each in zip(served, joined, outputs, strict=True) for reply in replies(*each)]
+        rows = [rows_of(uploads) for own, uploads in zip(here, groups, strict=True) if own]
+        answered = [reply for each in zip(served, joined, outputs, rows, strict=True) for reply in replies(*each)]
         answers = {id(reply.upload): reply for reply in answered}
         return [answers.get(id(upload), Reply(upload, (), ())) for uploads in groups for upload in uploads]
 

@@ -91,7 +91,9 @@ class Sides(ServerSide):
                 pairs += zip(parts(answer.upload.smashed), answer.sent, strict=True)
         learning = [(root, gradient) for root, gradient in pairs if root.requires_grad]
         self.forget_gradients(self.stepped["client"])
-        if learning:
+        if self.sample_dp is not None:
+            self.descend_cut(answers)
+        elif learning:
             self.walk_back(*map(list, zip(*learning, strict=True)))
         self.step_clients([answer.upload for answer in answers], [gradient for _, gradient in learning])
 

@@ -16,16 +16,19 @@ class UncutSteps(Sides):
         self.begin(batches)
         held = [batch for batch in batches if self.link.holds(batch.slot)]
         turns = [self.take_turn(batch) for batch in held]
-        smashed = self.forward_clients(held, [x for x, _ in turns])
-        answered = iter(zip(self.forward_privates(held, smashed), turns, strict=True))
+        smashed = [self.link.to_server(each) for each in self.forward_clients(held, [x for x, _ in turns])]
+        outputs = self.forward_privates(held, smashed)
+        answered = iter(zip(outputs, turns, strict=True))
         losses = []
         for batch in batches:
             if self.link.holds(batch.slot):
                 logits, (_, labels) = next(answered)
-                losses.append(self.observed_loss(logits, labels, [batch.client_id], "client"))
+                losses.append(self.observed_loss(logits, labels.to(logits.device), [batch.client_id], "client"))
             else:
                 self.tally.skip()
         for parameters in self.parameters_of.values():
             self.forget_gradients(parameters)
-        if losses:
+        if self.sample_dp is not None:
+            self.descend_uncut(batches, outputs, [labels for _, labels in turns])
+        elif losses:
             self.walk_back(losses)

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sfl.core.aggregators import WeightedAverage
 from lightning_sfl.core.cut import Smashed, cloned, like, parts
+from lightning_sfl.core.effort import Effort
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.randomness import untouched_generators
 from lightning_sfl.core.state import untouched_buffers
@@ -51,7 +52,11 @@ def why_not_roles(method: Any) -> str:
     """Why processes with clients alone would not know what they have to; empty where they do."""
     if method.selection.learns:
         return f"{type(method.selection).__name__} learns from losses, which clients do not see"
-    judged = not isinstance(method.aggregator, WeightedAverage) and method.server_copies and not method.whole_on_client
+    if not method.server_copies or method.whole_on_client:
+        return ""
+    if method.privacy is not None and not method.privacy.at_client:
+        return f"privacy {type(method.privacy).__name__} bounds clients' server copies, too"
+    judged = not isinstance(method.aggregator, WeightedAverage)
     return "the aggregator judges clients by their server copies, too" if judged else ""
 
 
@@ -70,8 +75,12 @@ def why_not_sharded(method: Any, example: Tensor) -> str:
     name = type(method).__name__
     if not isinstance(method.aggregator, WeightedAverage):
         return f"aggregator {type(method.aggregator).__name__} looks at the halves of all clients"
+    if method.privacy is not None:
+        return f"privacy {type(method.privacy).__name__} acts on each client's update where all are merged"
     if not method.attendance.is_full or method.selection.learns:
         return "participants depend on more than each process knows"
+    if method.effort is not None and type(method.effort).learn is not Effort.learn:
+        return f"effort {type(method.effort).__name__} decides by numbers that sums round in another order"
     if method.whole_loss:
         return f"{name}: {method.whole_loss}"
     if method.bn_buffers == "local":

@@ -44,6 +44,10 @@ class Starter(_SubprocessScriptLauncher):
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
+    def kill(self, signum: Any) -> None:
+        """Lightning's hook at Ctrl-C, which the others have met as well: one of them may be about to say so."""
+        end(self.procs)
+
 
 def is_first_to_fail() -> bool:
     """Whether this process is the one to say what went wrong: no other one of this run has said it before."""

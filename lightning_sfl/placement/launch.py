@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lightning_sfl.core.errors import require
+from lightning_sfl.placement.apart import ApartStrategy, check_apart
 from lightning_sfl.placement.choice import mode_for
 from lightning_sfl.placement.settings import Placement
 from lightning_sfl.placement.strategy import SplitStrategy
@@ -51,17 +52,36 @@ def num_processes(trainer: Any) -> int:
     return count * nodes
 
 
-def strategy_for(placement: Placement, processes: int) -> Any:
-    """Lightning's strategy for so many processes."""
-    alone = processes == 1
-    apart = f"{placement.mode} with several processes, such as --trainer.devices 2"
-    require(not (alone and placement.mode == "roles"), "placement.mode", placement.mode, apart)
+def strategy_for(placement: Placement, trainer: Any, environment: Mapping[str, str] = os.environ) -> Any:
+    """Lightning's strategy for these settings of the Trainer: one process, two devices in one, or several."""
+    processes = num_processes(trainer)
+    if processes == 1:
+        several = f"{placement.mode} with several processes, such as --trainer.devices 2"
+        require(placement.mode != "roles", "placement.mode", placement.mode, several)
+        return "auto"
+    if placement.mode != "local":
+        return SplitStrategy(placement)
+    started = "TORCHELASTIC_RUN_ID" in environment or trainer["num_nodes"] > 1
     together = f"local is one process, and these are {processes}: auto, sharded, gathered or roles"
-    require(alone or placement.mode != "local", "placement.mode", placement.mode, together)
-    return "auto" if alone else SplitStrategy(placement)
+    require(not started, "placement.mode", "local", together)
+    return ApartStrategy(*two_cards(trainer))
+
+
+def two_cards(trainer: Any) -> list[torch.device]:
+    """The two GPUs of `placement.mode=local`: for the client halves, and for the server half."""
+    known = torch.cuda.device_count() if trainer["accelerator"] in ("auto", "gpu", "cuda") else 0
+    given = trainer["devices"]
+    count = known if str(given) in ("auto", "-1") or isinstance(given, list) else int(given)
+    chosen = given if isinstance(given, list) else list(range(count))
+    fits = len(set(chosen)) == len(chosen) == 2 and max(chosen) < known
+    found = f"with trainer.devices={given} and {known} GPUs to be had, auto, sharded, gathered or roles"
+    require(fits, "placement.mode", "local", f"local is one device, or two GPUs, one for each half: {found}")
+    return [torch.device("cuda", index) for index in chosen]
 
 
 def check_placement(trainer: Any, placement: Placement, method: Any, data: Any) -> None:
     """Refuse, before a folder is made, a mode that would be wrong for this method and network."""
-    if num_processes(trainer) > 1:
+    if num_processes(trainer) > 1 and placement.mode == "local":
+        check_apart(method)
+    elif num_processes(trainer) > 1:
         mode_for(placement, method, data.example())

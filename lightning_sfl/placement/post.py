@@ -78,7 +78,9 @@ class Post:
         try:
             total = add(row)
         except RuntimeError as error:
-            raise self._lost("another process", "sums", error) from error
+            others = [str(rank) for rank in range(self.size) if rank != self.rank]
+            whom = f"rank {others[0]}" if len(others) == 1 else f"one of ranks {', '.join(others)}"
+            raise self._lost(whom, "sums", error) from error
         self.sent_messages += 1
         self.sent_bytes += row.numel() * row.element_size()
         return total

@@ -15,9 +15,10 @@ class Placement:
     """Which process holds which half.
 
     Args:
-        mode: `local`, one process; `sharded`, each process has its clients and a replica of the server half for their
-            rows; `gathered`, each has its clients, and the server half on the uploads of all; `roles`, rank 0 has the
-            server half and the others have clients; `auto`, the first of local, sharded and gathered that is exact.
+        mode: `local`, one process, on one device or with each half on a GPU of its own; `sharded`, each process has
+            its clients and a replica of the server half for their rows; `gathered`, each has its clients, and the
+            server half on the uploads of all; `roles`, rank 0 has the server half and the others have clients; `auto`,
+            the first of local, sharded and gathered that is exact.
         timeout_s: seconds that a process waits for another one before it gives up.
     """
 

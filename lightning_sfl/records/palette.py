@@ -22,6 +22,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "multisfl": ("#117733", ">"),
     "fedavg": ("#000000", "h"),
     "fedsgd": ("#777777", "d"),
+    "fedasync": ("#9900ff", "x"),
+    "fedbuff": ("#cc1133", "+"),
     "centralized": ("#999933", "p"),
     "holograd": ("#661100", "8"),
 }

@@ -28,6 +28,7 @@ class RoundReport:
         self.schemes: set[str] = set()
         self._scalars: dict[str, Value] = {}
         self._clients: dict[str, dict[str, Value]] = {}
+        self._population: dict[int, dict[str, Value]] = {}
         self._skipped: Counter[str] = Counter()
 
     def scalar(self, tag: str, value: Value) -> None:
@@ -47,6 +48,12 @@ class RoundReport:
         """The same field of several clients."""
         for key, value in values.items():
             self.client(key, field, value)
+
+    def person(self, client: int, field: str, value: Value) -> None:
+        """One value of one client of the population, whether or not it took part in the round."""
+        fields = self._population.setdefault(client, {})
+        if math.isfinite(value):
+            fields[field] = value
 
     def vector(self, tag: str, values: Sequence[float]) -> None:
         """Values over clients, shown as a histogram."""
@@ -80,15 +87,17 @@ class RoundReport:
     def record(self, method: str) -> Record:
         """The line for the round log."""
         keys = sorted(self._clients, key=visit_key)
-        record: Record = {
+        everyone = {str(key): dict(sorted(self._population[key].items())) for key in sorted(self._population)}
+        return {
             "round": self.round,
             "schema": SCHEMA,
             "method": method,
             "weights_scheme": "+".join(sorted(self.schemes)) or "samples",
             "scalars": self.scalars,
             "clients": {key: dict(sorted(self._clients[key].items())) for key in keys},
+            **({"population": everyone} if everyone else {}),
+            **({"matrices": self.matrices} if self.matrices else {}),
         }
-        return {**record, "matrices": self.matrices} if self.matrices else record
 
 
 def visit_key(key: str) -> list[int]:

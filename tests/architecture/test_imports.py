@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-ONLY_LAZY = {"matplotlib", "datasets", "PIL", "pyarrow"}
+ONLY_LAZY = {"matplotlib", "datasets", "PIL", "pyarrow", "opacus"}
 OPTIONAL = {*ONLY_LAZY, "tqdm"}
 
 # layer -> (our layers, other packages) it may import; layers that are not listed stand on top and may import anything.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
-    "core": ({"core"}, {"torch", "numpy"}),
+    "core": ({"core"}, {"torch", "numpy", "opacus"}),
     "backbones": ({"backbones", "core.errors"}, {"torch"}),
     "measures": ({"measures", "core"}, {"torch"}),
     "records": ({"records", "core.errors", "durable", "plain_parser"}, {"matplotlib", "yaml", "click"}),

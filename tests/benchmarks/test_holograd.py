@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.holograd import e1_variability, e2_kd_ratio, e5_unbiased, e7_byzantine, run, summary
+from benchmarks.holograd import (
+    e1_variability,
+    e2_kd_ratio,
+    e3_momentum,
+    e4_subspace,
+    e5_unbiased,
+    e6_proofs,
+    e7_byzantine,
+    run,
+    summary,
+)
 from benchmarks.holograd.cells import Interval, interval, measure_all, read_rows
 from benchmarks.holograd.estimators import OracleMomentum, PaperMomentum, cosine, train
 from benchmarks.holograd.predictions import trimming_bias
@@ -92,7 +105,7 @@ def test_one_cosine_for_all_would_support_the_second_claim() -> None:
         found = []
         for cell in e1_variability.cells(QUICK):
             c = cosine(cell["batch"])
-            found.append({**cell, "c": c, "variance_ratio": (1 - c) * 7 / 8, "span_cosine": 0.2})
+            found.append({**cell, "c": c, "variance_ratio": (1 - c) * 7 / 8, "span_cosine": 0.2, "average_cosine": 0.4})
         return found
 
     assert e1_variability.claims(rows(lambda b: 0.07), QUICK)[0].verdict == "supported"
@@ -118,6 +131,35 @@ def test_a_jump_would_support_the_first_claim() -> None:
     assert each == pytest.approx([32 / 532, 1.1 * 32 / 532], abs=2e-3)
     assert e2_kd_ratio.claims(rows(lambda k: 0.001 if k < 10 else 0.5), QUICK)[0].verdict == "supported"
     assert e2_kd_ratio.claims(rows(lambda k: k / 1000, bend=3.0), QUICK)[0].verdict == "refuted"
+
+
+def test_captured_energy_that_grew_would_support_the_fifth_claim() -> None:
+    def rows(growth: float) -> list[dict[str, Any]]:
+        found = []
+        for cell in e4_subspace.cells(QUICK):
+            end = 0.01 * (growth if cell["way"] == "paper" else 5.0)
+            row = {"start": 0.01, "end": end, "own": 1.0, "loss": 1.0, "scale": "norm", "rate": 0.1}
+            found.append({**cell, **row})
+        return found
+
+    assert e4_subspace.claims(rows(1.0), QUICK)[0].verdict == "refuted"
+    assert e4_subspace.claims(rows(3.0), QUICK)[0].verdict == "supported"
+
+
+def test_the_eighth_claim_hangs_on_honest_scalars_and_on_lies() -> None:
+    def rows(**changed: dict[str, float]) -> list[dict[str, Any]]:
+        honest = {"quantile": 1e-6, "largest": 1e-6, "accepted": 1.0, "accepted_absolute": 1.0}
+        lie = {"quantile": 3.0, "largest": 3.0, "accepted": 0.0, "accepted_absolute": 0.1}
+        workers = dict.fromkeys(e6_proofs.HONEST, honest) | dict.fromkeys(e6_proofs.LIES, lie)
+        workers["same code"] = {**honest, "largest": 0.0}
+        workers |= {name: {**workers[name], **values} for name, values in changed.items()}
+        parts = {"proofs": {"D": 9610, "workers": workers}, "caught": {"caught": 0.5, "predicted": 0.5}}
+        return [{**cell, **parts[cell["part"]]} for cell in e6_proofs.cells(QUICK)]
+
+    assert e6_proofs.claims(rows(), QUICK)[0].verdict == "true under a condition"
+    assert e6_proofs.claims(rows(double={"quantile": 2e-4}), QUICK)[0].verdict == "refuted"
+    assert e6_proofs.claims(rows(zeros={"accepted": 0.02}), QUICK)[0].verdict == "refuted"
+    assert e6_proofs.claims(rows(**{"same code": {"largest": 1e-9}}), QUICK)[0].verdict == "refuted"
 
 
 def test_the_sixth_claim_hangs_on_the_error_of_the_mean() -> None:
@@ -169,9 +211,58 @@ def test_one_experiment_leaves_data_figure_and_summary(tmp_path: Path, capsys: p
     assert json.loads((tmp_path / "data" / "verdicts.json").read_text()) == {"C6": "true under a condition"}
 
 
+def test_results_are_compared_with_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["e5", "--size=quick", "--seeds=2", "--tasks=digits-mlp"]
+    run.main([*arguments, f"--out={tmp_path / 'one'}"])
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    again = [*arguments, f"--out={tmp_path / 'one'}", f"--against={tmp_path / 'other'}"]
+    run.main(again)
+    told = capsys.readouterr().out
+    assert "C6: true under a condition, as there" in told
+    assert "e5_unbiased.json: 4 of 4 cells equal, the largest relative difference is 0" in told
+    data = tmp_path / "other" / "data"
+    content = json.loads((data / "e5_unbiased.json").read_text())
+    content["rows"][0]["found"]["unbiased"]["error"] *= 2
+    del content["rows"][1]
+    (data / "e5_unbiased.json").write_text(json.dumps(content))
+    (data / "verdicts.json").write_text('{"C6": "refuted"}')
+    with pytest.raises(SystemExit) as stopped:
+        run.main(again)
+    assert stopped.value.code == 1
+    told = capsys.readouterr().out
+    assert "C6: true under a condition; there refuted" in told
+    assert "2 of 3 cells equal, the largest relative difference is 0.5, 1 in one folder only" in told
+
+
+def test_a_momentum_that_turned_would_support_the_third_claim() -> None:
+    def rows(turned: float, second_half: float) -> list[dict[str, Any]]:
+        ends = {"sgd": 0.1, "explore": 0.5, "random-64": 0.6, "paper": 1.0, "paper-plain": 1.0}
+        found = []
+        for cell in e3_momentum.cells(QUICK):
+            end = ends.get(cell["way"], 0.3)
+            half = end / (1 - second_half) if cell["way"].startswith("paper") else 2 * end
+            row = {
+                "D": 9610,
+                "scale": "",
+                "rate": 0.1,
+                "curve": [2.0, 1.5, half, end, end],
+                "cos_abs": 0.2,
+                "cos_rms": 0.3,
+            }
+            found.append({**cell, **row, "turned": turned})
+        return found
+
+    frozen = e3_momentum.claims(rows(1.0, 0.0), QUICK)
+    assert [claim.verdict for claim in frozen] == ["true under a condition", "refuted"]
+    turning = e3_momentum.claims(rows(0.5, 0.2), QUICK)
+    assert [claim.verdict for claim in turning] == ["supported", "supported"]
+    assert frozen[1].figures["best rates at an end of what was tried"] == "0 of 14"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["--against=nowhere"], "against=nowhere is not allowed"),
         (["e9"], "experiments=e9 is not allowed"),
         (["--tasks=digits-rnn"], "tasks=digits-rnn is not allowed"),
         (["--tasks=text-gpt"], "data=None is not allowed"),
@@ -205,6 +296,28 @@ def test_all_experiments_run(tmp_path: Path) -> None:
     verdicts = json.loads((tmp_path / "data" / "verdicts.json").read_text())
     assert list(verdicts) == [f"C{i}" for i in range(1, 9)]
     assert len(list((tmp_path / "figures").glob("*.png"))) == 7
+
+
+def test_the_pages_table_is_that_of_the_committed_figures() -> None:
+    """What is printed is what was measured, to the last digit that is printed."""
+    with (ROOT / "docs/holograd/figures.csv").open(encoding="utf-8") as lines:
+        measured = list(csv.DictReader(lines))
+    page = (ROOT / "docs/holograd.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| method \| accuracy %, last 5 .*?\n\|[-:|]+\n(.*?)\n\n", page, re.DOTALL)
+    printed = [line.strip("|").split("|") for line in table.splitlines()]
+    assert len(printed) == len(measured) == 6
+    for (name, *cells), row in zip(printed, measured, strict=True):
+        assert name.split(",")[0].strip() == row["label"].split()[0]
+        keys = ["accuracy", "rounds_to_target", "mb_to_target"]
+        wanted = [
+            float(row[f"{key}_{part}"]) * (100 if key == "accuracy" else 1) for key in keys for part in ("mean", "sd")
+        ]
+        others = ("mb_up", "mb_down", "client_per_round", "server_per_round")
+        wanted += [float(row[f"{key}_mean"] or 0) for key in others]
+        numbers = re.findall(r"[\d.]+", " ".join(cells))
+        for text, value in zip(numbers, wanted, strict=True):
+            digits = len(text.partition(".")[2])
+            assert abs(float(text) - value) <= 0.5001 * 10**-digits, (name, text, value)
 
 
 def test_the_committed_summary_is_that_of_the_committed_data() -> None:

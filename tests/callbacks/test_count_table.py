@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from lightning_sfl.callbacks import RoundRecord, UpdateCounts
-from lightning_sfl.core.activation_buffer import Generation
 from lightning_sfl.core.clock import Cell
 from lightning_sfl.methods import (
     GAS,
@@ -19,7 +18,9 @@ from lightning_sfl.methods import (
     SFLV2,
     USFL,
     Centralized,
+    FedAsync,
     FedAvg,
+    FedBuff,
     FedSGD,
     HoloGrad,
     MiniBatchSFL,
@@ -29,7 +30,7 @@ from lightning_sfl.methods import (
     SplitMethod,
 )
 from lightning_sfl.records.round_log import read_rounds
-from tests.tiny import METHODS, build, rows, trainer
+from tests.tiny import ASYNCHRONOUS, METHODS, build, rows, trainer
 
 N, B, EPOCHS, ROUNDS = 4, 4, 2, 2
 PASSES = ROUNDS * EPOCHS
@@ -89,6 +90,11 @@ def buffered_steps(work: Work) -> tuple[int, int, int]:
     return arrivals, arrivals // N, PASSES * work.rows
 
 
+def own_networks(work: Work) -> tuple[int, int, int]:
+    """Whole networks at the clients: the server only averages."""
+    return PASSES * sum(work.batches), 0, PASSES * work.rows
+
+
 def one_step(work: Work) -> tuple[int, int, int]:
     """The server alone, once a round."""
     return 0, ROUNDS, 0
@@ -105,14 +111,15 @@ TABLE: dict[type[SplitMethod], Callable[[Work], tuple[int, int, int]]] = {
     Mix2SFL: shortest_steps,
     MultiSFL: whole_batch_steps,
     GAS: buffered_steps,
-    FedAvg: lambda work: (own_steps(work)[0], 0, PASSES * work.rows),
+    FedAvg: own_networks,
+    FedAsync: own_networks,
+    FedBuff: own_networks,
     FedSGD: one_step,
     HoloGrad: one_step,
     Centralized: lambda work: own_steps(Work([work.rows])),
 }
 ALL_AT_ONCE: dict[str, Any] = {
     "participation": "per_round",
-    "generation": Generation(every=0),
     "cell": Cell(compute_flops=(1e9, 1e9), distance_km=(0.5, 0.5)),
 }
 
@@ -124,7 +131,7 @@ def test_every_method_has_its_closed_form() -> None:
 @pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (6, 7, 9, 8)], ids=["even", "ragged"])
 @pytest.mark.parametrize("cls", METHODS)
 def test_counts_of_all_methods(tmp_path: Path, cls: type[SplitMethod], sizes: tuple[int, ...]) -> None:
-    options = ALL_AT_ONCE if cls is GAS else {}
+    options = ALL_AT_ONCE if cls in ASYNCHRONOUS else {}
     method = build(cls, batch_size=B, local_epochs=EPOCHS, participants=N, **options)
     trainer(ROUNDS, [UpdateCounts(), RoundRecord()], default_root_dir=tmp_path).fit(method, rows(sizes))
     first, last = (record["scalars"] for record in read_rounds(tmp_path / "rounds.jsonl"))

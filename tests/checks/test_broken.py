@@ -113,8 +113,8 @@ class Unequal(SFL):
     def weights(self, plan: Plan) -> list[float]:
         return [weight + 1e-3 * slot for slot, weight in enumerate(super().weights(plan))]
 
-    def put_together(self, states: Sequence[State], weights: Sequence[float]) -> None:
-        super().put_together(states, weights)
+    def put_together(self, states: Sequence[State], weights: Sequence[float], clients: Sequence[int]) -> None:
+        super().put_together(states, weights, clients)
         with torch.no_grad():
             for parameter in self.merged_halves().parameters():
                 parameter.mul_(1 + 1e-3 * sum(weights))

@@ -47,6 +47,28 @@ def test_validation_rows_are_held_out_before_the_partition_and_belong_to_nobody(
     assert not torch.equal(data.eval_x, ready(seed=1).eval_x)
 
 
+@pytest.mark.parametrize("partition", [IID(), Dirichlet(0.1), ShardDirichlet(min_size=1)])
+def test_clients_keep_a_share_of_their_own_rows(partition: Any) -> None:
+    plain, parted, again = (ready(Digits(), partition, client_val_fraction=share) for share in (0.0, 0.25, 0.25))
+    assert plain.population.kept == ()
+    for whole, own, kept in zip(plain.population.rows, parted.population.rows, parted.population.kept, strict=True):
+        assert np.array_equal(np.sort(np.concatenate([own, kept])), whole)
+        assert len(kept) == min(round(0.25 * len(whole)), max(0, len(whole) - 1))
+        assert np.array_equal(own, np.sort(own))
+    assert torch.equal(plain.eval_x, parted.eval_x)
+    assert all(map(np.array_equal, parted.population.kept, again.population.kept))
+    other = ready(Digits(), partition, client_val_fraction=0.25, seed=1)
+    assert not all(map(np.array_equal, parted.population.kept, other.population.kept))
+    moved = parted.population.to(torch.device("cpu"))
+    assert all(map(np.array_equal, moved.kept, parted.population.kept))
+
+
+def test_a_client_of_one_row_trains_on_it() -> None:
+    data = ready(Synthetic(rows=5, test_rows=2), IID(), 4, val_fraction=0.2, client_val_fraction=0.9)
+    assert data.population.sizes == [1, 1, 1, 1]
+    assert [len(rows) for rows in data.population.kept] == [0, 0, 0, 0]
+
+
 def test_defaults_are_digits_over_twenty_dirichlet_clients() -> None:
     data = ready()
     assert data.population.num_clients == 20
@@ -97,6 +119,8 @@ def test_eval_set_test_uses_the_test_rows_and_says_so() -> None:
     [
         ({"val_fraction": 0.0}, "val_fraction"),
         ({"val_fraction": 1.0}, "val_fraction"),
+        ({"client_val_fraction": 1.0}, "client_val_fraction"),
+        ({"client_val_fraction": -0.1}, "client_val_fraction"),
         ({"val_fraction": float("nan")}, "val_fraction"),
         ({"num_clients": 0}, "num_clients"),
         ({"eval_set": "train"}, "eval_set"),

@@ -69,6 +69,16 @@ def test_iid_sizes_differ_by_at_most_one() -> None:
     assert sorted(sizes) == [10] * 7 + [11] * 3
 
 
+def test_iid_of_a_given_size_leaves_the_rest() -> None:
+    parts = IID(size=7).split(np.zeros(103, int), 10, stream(0, "p"))
+    assert [len(part) for part in parts] == [7] * 10
+    assert len(np.unique(np.concatenate(parts))) == 70
+    with pytest.raises(ConfigError, match=r"size=11 is not allowed: at most 10: 103 rows for 10 clients"):
+        IID(size=11).split(np.zeros(103, int), 10, stream(0, "p"))
+    with pytest.raises(ConfigError, match="size=0 is not allowed"):
+        IID(size=0)
+
+
 def test_dirichlet_shares_have_the_variance_of_the_law() -> None:
     """Var of one share under a symmetric Dirichlet: (1/n)(1 - 1/n)/(n alpha + 1)."""
     n, classes, each = 10, 10, 1000

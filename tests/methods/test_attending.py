@@ -33,10 +33,10 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import METHODS, Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
+from tests.tiny import ASYNCHRONOUS, METHODS, Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2, 7, 6)
-ATTENDING = [method for method in METHODS if method not in (GAS, Centralized, HoloGrad)]
+ATTENDING = [method for method in METHODS if method not in (*ASYNCHRONOUS, Centralized, HoloGrad)]
 HURRIED = [SFL, SFLV1, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD]
 RARE = Attendance(availability=0.4, quorum=2)
 

@@ -18,7 +18,7 @@ from lightning_sfl.core.power_of_choice import PowerOfChoice
 from lightning_sfl.core.reports import Report
 from lightning_sfl.core.selection import Uniform
 from lightning_sfl.methods import GAS, SFL, SFLV1, Centralized, FedAvg, FedSGD, MiniBatchSFL, MultiSFL, SplitMethod
-from tests.tiny import METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
+from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 2, 7)
 CHOOSING = [method for method in METHODS if method is not Centralized]
@@ -41,7 +41,7 @@ class Curious(Uniform):
 
 
 def options_of(cls: type[SplitMethod]) -> dict[str, Any]:
-    return {"participation": "per_round"} if cls is GAS else {}
+    return {"participation": "per_round"} if cls in ASYNCHRONOUS else {}
 
 
 @pytest.mark.parametrize("cls", CHOOSING)

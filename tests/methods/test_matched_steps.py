@@ -79,7 +79,7 @@ def test_the_step_follows_the_mean_loss_over_all_rows_of_the_run(cls: type[Split
     steps = seen.of(ServerStep)
     assert len(steps) == (3 if cls in COPIES else 1)
     if cls is GAS:
-        return  # its rows come in the order of arrival; the count is tested above, the mean in tests/methods/test_gas
+        return  # its rows come in the order of arrival; the count is tested above, the mean in test_gas_server
     plan = method.feed.plan
     for step, gradients in zip(steps, seen.found, strict=True):
         batches = [b for own in plan.batches for b in own if cls not in COPIES or b.slot == step.branch]

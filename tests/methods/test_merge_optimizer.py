@@ -19,6 +19,7 @@ from lightning_sfl.methods import (
     SFL,
     SFLV1,
     Centralized,
+    FedAsync,
     FedAvg,
     FedSGD,
     HoloGrad,
@@ -29,7 +30,7 @@ from lightning_sfl.methods import (
 from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2)
-REFUSING = (SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad)
+REFUSING = (FedAsync, SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad)
 Factory = Callable[[Any], torch.optim.Optimizer]
 
 

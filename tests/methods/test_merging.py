@@ -26,6 +26,7 @@ from lightning_sfl.methods import (
     SFL,
     SFLV1,
     Centralized,
+    FedAsync,
     FedAvg,
     FedSGD,
     HoloGrad,
@@ -50,7 +51,7 @@ from tests.tiny import (
 )
 
 SIZES = (5, 4, 9, 2, 6)
-MERGING = [method for method in METHODS if method not in (SplitLearning, Centralized, HoloGrad)]
+MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad)]
 RULES: list[Aggregator] = [
     CosineWeighted(),
     DeviationClipping(1.0),
@@ -216,4 +217,4 @@ def test_a_round_with_fewer_clients_than_planned_is_refused_too() -> None:
     method = fit(build(SFL, aggregator=Krum()), rows(SIZES))
     states = [method.handed_in_by(slot) for slot in range(4)]
     with pytest.raises(ConfigError, match="needs 5 clients a round, not 4"):
-        method.put_together(states, [1.0] * 4)
+        method.put_together(states, [1.0] * 4, range(4))

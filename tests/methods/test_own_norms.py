@@ -14,7 +14,7 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
 from lightning_sfl.core.own_layers import norm_state
 from lightning_sfl.methods import GAS, SFL, SFLV1, FedAvg, MiniBatchSFL, SplitMethod
-from tests.tiny import CUTS, METHODS, Recorder, build, differing, fit, network, rows, sgd, weights, whole
+from tests.tiny import ASYNCHRONOUS, CUTS, METHODS, Recorder, build, differing, fit, network, rows, sgd, weights, whole
 
 LOCAL = [cls for cls in METHODS if not cls.why_not_local]
 SIZES = (5, 4, 9, 6)
@@ -48,7 +48,7 @@ def test_most_methods_know_it() -> None:
     assert names == {"SplitLearning", "FedSGD", "HoloGrad", "Centralized", "MultiSFL"}
 
 
-@pytest.mark.parametrize("cls", [cls for cls in LOCAL if cls is not GAS])
+@pytest.mark.parametrize("cls", [cls for cls in LOCAL if cls not in ASYNCHRONOUS])
 def test_a_client_goes_on_with_its_own_layers_and_takes_the_others_from_the_merged_half(cls: type[SplitMethod]) -> None:
     recorder = Merged()
     fit(made(cls), rows(SIZES), 6, [recorder])
@@ -66,7 +66,7 @@ def test_a_client_goes_on_with_its_own_layers_and_takes_the_others_from_the_merg
     assert again >= 4
 
 
-@pytest.mark.parametrize("cls", [cls for cls in LOCAL if cls is not GAS])
+@pytest.mark.parametrize("cls", [cls for cls in LOCAL if cls not in ASYNCHRONOUS])
 def test_the_network_that_is_judged_has_the_average_of_the_participants(cls: type[SplitMethod]) -> None:
     recorder = Merged()
     fit(made(cls), rows(SIZES), 3, [recorder])
@@ -121,7 +121,7 @@ def test_v1_is_still_fedavg(cut_layer: str) -> None:
     assert differing(states[1], average) != []
 
 
-@pytest.mark.parametrize("cls", [cls for cls in LOCAL if cls is not GAS])
+@pytest.mark.parametrize("cls", [cls for cls in LOCAL if cls not in ASYNCHRONOUS])
 def test_a_single_client_cannot_tell(cls: type[SplitMethod]) -> None:
     states = [whole(fit(made(cls, bn_buffers=policy), rows((11,)), 3)) for policy in ("local", "average")]
     assert differing(*states) == []

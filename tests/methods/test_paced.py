@@ -14,11 +14,11 @@ from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.effort import Decay, Effort, EpsilonGreedy, Plateau, UpperConfidence
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, RoundEnd
-from lightning_sfl.methods import GAS, SFL, USFL, FedAvg, FedSGD, HoloGrad, MultiSFL, SplitMethod
-from tests.tiny import METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
+from lightning_sfl.methods import SFL, USFL, FedAvg, FedSGD, HoloGrad, MultiSFL, SplitMethod
+from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 2)
-SAME = (GAS, MultiSFL, FedSGD, HoloGrad)
+SAME = (*ASYNCHRONOUS, MultiSFL, FedSGD, HoloGrad)
 PACED = [method for method in METHODS if method not in SAME]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,9 @@ from lightning_sfl.methods import (
     SFLV2,
     USFL,
     Centralized,
+    FedAsync,
     FedAvg,
+    FedBuff,
     FedSGD,
     HoloGrad,
     MiniBatchSFL,
@@ -30,14 +33,15 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from lightning_sfl.placement import Placement
+from lightning_sfl.placement import Placement, SplitStrategy
+from lightning_sfl.placement.apart import ApartStrategy
 from lightning_sfl.placement.choice import mode_for
 from lightning_sfl.placement.launch import honour, num_processes, strategy_for
-from tests.tiny import build, network, rows
+from tests.tiny import build, fit, network, rows
 
 ALWAYS = [SFLV1, FedAvg]
 IN_SUMS = [MiniBatchSFL, USFL]
-NEVER = [SFL, SFLV2, SplitLearning, Mix2SFL, MultiSFL, GAS, FedSGD]
+NEVER = [SFL, SFLV2, SplitLearning, Mix2SFL, MultiSFL, GAS, FedSGD, HoloGrad, FedAsync, FedBuff]
 
 
 def mode(cls: type[SplitMethod], asked: Any = "auto", net: nn.Module | None = None, **options: Any) -> str:
@@ -95,10 +99,9 @@ def test_roles_and_gathered_as_asked() -> None:
     assert mode(MiniBatchSFL, "gathered") == "gathered"
 
 
-@pytest.mark.parametrize("cls", [Centralized, HoloGrad])
-def test_some_are_one_process(cls: type[SplitMethod]) -> None:
-    with pytest.raises(ConfigError, match=f"model='{cls.__name__}' is not allowed: one process: "):
-        mode(cls)
+def test_pooled_rows_are_one_process() -> None:
+    with pytest.raises(ConfigError, match=r"model='Centralized' is not allowed: one process: "):
+        mode(Centralized)
 
 
 def test_what_looks_at_clients_alone_or_belongs_to_them_is_not_summed() -> None:
@@ -120,12 +123,34 @@ def test_settings_out_of_range(options: dict[str, Any], word: str) -> None:
 
 
 def test_one_process_and_several() -> None:
-    assert strategy_for(Placement(), 1) == "auto"
-    assert strategy_for(Placement("gathered"), 2).placement.mode == "gathered"
+    assert strategy_for(Placement(), settings()) == "auto"
+    assert strategy_for(Placement("gathered"), settings(devices=2)).placement.mode == "gathered"
     with pytest.raises(ConfigError, match=r"placement.mode='roles' is not allowed: roles with several processes"):
-        strategy_for(Placement("roles"), 1)
-    with pytest.raises(ConfigError, match=r"placement.mode='local' is not allowed"):
-        strategy_for(Placement("local"), 2)
+        strategy_for(Placement("roles"), settings())
+
+
+CARDS = r"placement.mode='local' is not allowed: local is one device, or two GPUs, .*trainer.devices={} and {} GPUs"
+
+
+def test_two_devices_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = Placement("local")
+    with pytest.raises(ConfigError, match=CARDS.format(2, 0)):
+        strategy_for(local, settings(devices=2))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for devices in (2, "2", "auto", [0, 1]):
+        found = strategy_for(local, settings(devices=devices), {})
+        assert isinstance(found, ApartStrategy)
+        assert (found.root_device, found.server_device) == (torch.device("cuda:0"), torch.device("cuda:1"))
+    assert strategy_for(local, settings(devices=[1, 0]), {}).root_device == torch.device("cuda:1")
+    assert isinstance(strategy_for(Placement(), settings(devices=2), {}), SplitStrategy)
+    for devices in (3, [0, 2], [0, 0]):
+        with pytest.raises(ConfigError, match=CARDS.format(re.escape(str(devices)), 2)):
+            strategy_for(local, settings(devices=devices), {})
+    with pytest.raises(ConfigError, match=CARDS.format(2, 0)):
+        strategy_for(local, settings(devices=2, accelerator="cpu"), {})
+    for given, environment in (({"devices": 1, "num_nodes": 2}, {}), ({"devices": 2}, TORCHRUN)):
+        with pytest.raises(ConfigError, match=r"local is one process, and these are \d: auto"):
+            strategy_for(local, settings(**given), environment)
 
 
 # --- launchers ------------------------------------------------------------------------------------------------------
@@ -191,3 +216,8 @@ def test_a_selection_that_learns_from_losses_needs_them_all() -> None:
         mode(SFL, "roles", selection=Oort())
     with pytest.raises(ConfigError, match="model='FedAvg' is not allowed: one process: Oort learns from losses"):
         mode(FedAvg, selection=Oort())
+
+
+def test_a_precision_that_scales_losses_is_refused_from_python_too() -> None:
+    with pytest.raises(ConfigError, match="precision='16-true' is not allowed: one of 32-true, 64-true, bf16-mixed"):
+        fit(build(SFL), precision="16-true")

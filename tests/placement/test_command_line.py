@@ -40,6 +40,12 @@ def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
+AUDITED = (
+    "--trainer.callbacks+=EstimateQuality", "--trainer.callbacks+=ProofCheck", "--trainer.callbacks.probability=0.5",
+    "--model.byzantine={share: 0.2, attack: sign_flip}",
+)  # fmt: skip
+
+
 def records(folder: Path) -> dict[str, bytes]:
     (version,) = folder.glob("*/version_*")
     return {name: (version / name).read_bytes() for name in RECORDS}
@@ -56,15 +62,18 @@ def final_state(folder: Path) -> object:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("by", "processes", "mode", "config"),
-    [("trainer", 2, "gathered", "sfl"), ("fabric", 3, "roles", "usfl"), ("torchrun", 2, "gathered", "multisfl")],
-)
+    ("by", "processes", "mode", "config", "more"),
+    [
+        ("trainer", 2, "gathered", "sfl", ()), ("fabric", 3, "roles", "usfl", ()),
+        ("torchrun", 2, "gathered", "multisfl", ()), ("fabric", 2, "gathered", "holograd", AUDITED),
+    ],
+)  # fmt: skip
 def test_the_same_records_whoever_starts_the_processes(
-    by: str, processes: int, mode: str, config: str, tmp_path: Path
+    by: str, processes: int, mode: str, config: str, more: Sequence[str], tmp_path: Path
 ) -> None:
-    alone = run([sys.executable, *fit(config, tmp_path / "alone")])
+    alone = run([sys.executable, *fit(config, tmp_path / "alone", *more)])
     assert alone.returncode == 0, alone.stderr
-    several = run(launched(by, processes, fit(config, tmp_path / "several", f"--placement.mode={mode}")))
+    several = run(launched(by, processes, fit(config, tmp_path / "several", f"--placement.mode={mode}", *more)))
     assert several.returncode == 0, several.stderr
     assert several.stdout.count("records, checkpoints and config") == 1
     assert f"placement: {mode}, " in several.stdout
@@ -99,6 +108,16 @@ def test_two_nodes(tmp_path: Path) -> None:
     ("by", "more", "line"),
     [
         ("fabric", ["--trainer.devices=3"], "trainer.devices='3' is not allowed: fabric run has set 2"),
+        (
+            "fabric",
+            ["--trainer.precision=16-mixed"],
+            "trainer.precision='16-mixed' is not allowed: one of 32-true, 64-true",
+        ),
+        (
+            "trainer",
+            ["--placement.mode=local"],
+            "placement.mode='local' is not allowed: local is one device, or two GPUs",
+        ),
         ("trainer", ["--placement.mode=sharded"], "placement.mode='sharded' is not allowed: SFL: its server half"),
     ],
 )

@@ -82,16 +82,20 @@ def newest_loads(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("victim", "number", "sentence"),
+    ("config", "victim", "number", "sentence"),
     [
-        (1, signal.SIGKILL, "rank 1 is gone"),
-        (1, signal.SIGSTOP, f"rank 1 did not answer within {TIMEOUT_S} s"),
-        (0, signal.SIGKILL, "rank 0 is gone"),
-        (0, signal.SIGSTOP, f"rank 0 did not answer within {TIMEOUT_S} s"),
+        ("sfl", 1, signal.SIGKILL, "rank 1 is gone"),
+        ("sfl", 1, signal.SIGSTOP, f"rank 1 did not answer within {TIMEOUT_S} s"),
+        ("sfl", 0, signal.SIGKILL, "rank 0 is gone"),
+        ("sfl", 0, signal.SIGSTOP, f"rank 0 did not answer within {TIMEOUT_S} s"),
+        ("usfl", 1, signal.SIGKILL, "rank 1 is gone"),  # in sums
+        ("usfl", 1, signal.SIGSTOP, f"rank 1 did not answer within {TIMEOUT_S} s"),
     ],
 )
-def test_a_killed_or_hanging_process(victim: int, number: signal.Signals, sentence: str, tmp_path: Path) -> None:
-    with running(tmp_path) as process:
+def test_a_killed_or_hanging_process(
+    config: str, victim: int, number: signal.Signals, sentence: str, tmp_path: Path
+) -> None:
+    with running(tmp_path, config=config) as process:
         child = after_rounds(process, tmp_path)
         os.kill(child if victim else process.pid, number)
         _, err = process.communicate(timeout=SOON_S)

@@ -1,7 +1,7 @@
 """One process of several: `worker.py PROCESSES RESULTS CASE ...` trains each case in turn and saves what came of it.
 
 A case is METHOD:MODE and options: `dropout`, `norm` (batch normalisation), `rich` (whatever the method can do), `adam`,
-`double` (precision), `bf16` (mixed precision).
+`double` (precision), `bf16` (mixed precision), and the names of OPTIONS.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,62 @@ import torch.distributed as dist
 
 import lightning_sfl.methods as registry
 from lightning_sfl.checkpoint import DurableCheckpointIO
+from lightning_sfl.core.adaptive import FedYogi
+from lightning_sfl.core.aggregators import CosineWeighted, Krum, Median, NormClipping, TrimmedMean
+from lightning_sfl.core.attendance import Attendance
+from lightning_sfl.core.byzantine import Byzantine
+from lightning_sfl.core.dynamics import Dynamics
+from lightning_sfl.core.effort import Decay, EpsilonGreedy, Plateau
 from lightning_sfl.core.errors import SFLError
+from lightning_sfl.core.holograd.basis import BasisChoice
+from lightning_sfl.core.oort import Oort
+from lightning_sfl.core.power_of_choice import PowerOfChoice
+from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP, SecureAggregation
+from lightning_sfl.core.privacy.sample import SampleDP
+from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.placement import Placement, SplitStrategy
 from tests.tiny import Recorder, build, network, rich_of, rows, sgd, trainer, whole
 
 TIMEOUT_S = 60.0
+
+
+# what all methods share, and what HoloGrad can do besides; made anew for each case, since some remember
+OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "median": lambda: {"aggregator": Median()},
+    "trimmed": lambda: {"aggregator": TrimmedMean(1)},
+    "krum": lambda: {"aggregator": Krum(num_byzantine=0)},
+    "cosine": lambda: {"aggregator": CosineWeighted()},
+    "clipped": lambda: {"aggregator": NormClipping()},
+    "fedopt": lambda: {"merge_optimizer": sgd(0.9, 0.9)},
+    "yogi": lambda: {"merge_optimizer": FedYogi},
+    "own_scale": lambda: {"dynamics": Dynamics(client_scale="own")},
+    "joint_scale": lambda: {"dynamics": Dynamics(client_scale="joint")},
+    "steps": lambda: {"dynamics": Dynamics(server_steps=2)},
+    "start": lambda: {"dynamics": Dynamics(start="merged")},
+    "stacked": lambda: {"client_engine": "stacked"},
+    "compiled": lambda: {"compile": True},
+    "away": lambda: {"attendance": Attendance(availability=0.6, quorum=2)},
+    "late": lambda: {"attendance": Attendance(overcommit=1.3, deadline_s=1e-5, quorum=2)},
+    "decay": lambda: {"effort": Decay(epochs_factor=0.7, batch_factor=1.3, most_batch=6), "local_epochs": 3},
+    "plateau": lambda: {"effort": Plateau(patience=1), "local_epochs": 3},
+    "bandit": lambda: {"effort": EpsilonGreedy([1, 2])},
+    "oort": lambda: {"selection": Oort()},
+    "power": lambda: {"selection": PowerOfChoice(candidates=4)},
+    "own_layers": lambda: {"bn_buffers": "local"},
+    "bounded": lambda: {"client_clip": 0.5, "server_clip": 0.5},
+    "partitioned": lambda: {
+        "topology": "partitioned", "byzantine": Byzantine(0.25, "noise"), "stragglers": Stragglers("first", first=2),
+        "num_scalars": 40, "directions": "random",
+    },
+    "local_dp": lambda: {"privacy": LocalDP(1.0, 0.1)},
+    "central_dp": lambda: {"privacy": CentralDP(0.5, 0.1, None, adaptive=True), "weighting": "uniform"},
+    "masked": lambda: {"privacy": GradientMasking(0.3, error_feedback=True)},
+    "secure": lambda: {"privacy": SecureAggregation(drop_out=0.2, threshold=2)},
+    "noised": lambda: {"smashed_noise": 0.3},
+    "by_rows": lambda: {"sample_dp": SampleDP(0.5, 0.5, None)},
+    "forward": lambda: {"projection": "jvp"},
+    "turning": lambda: {"basis": BasisChoice("momentum"), "num_scalars": 40, "directions": "random"},
+}  # fmt: skip
 
 
 class Closely(Recorder):
@@ -51,6 +103,10 @@ class Closely(Recorder):
         labels = [labels for labels, _ in event.labels]
         self._look(module, event, [*event.server_half.state_dict().values(), *labels])
 
+    def on_scalars_sent(self, module: Any, event: Any) -> None:
+        halves = (event.client_half, event.server_half)
+        self._look(module, event, [event.scalars, *(p.grad for half in halves for p in half.parameters())])
+
 
 def train(case: str, processes: int, rounds: int = 4, resume: str | None = None, save: str | None = None) -> Any:
     """The outcome of a case: final state, what watchers were told, metrics and counts; or the text of an error."""
@@ -61,6 +117,8 @@ def train(case: str, processes: int, rounds: int = 4, resume: str | None = None,
     cls = getattr(registry, name)
     options = {"client_optimizer": optimizer, "server_optimizer": optimizer, "participants": 3, "batch_size": 4}
     options |= {"persist_server_optimizer": True} | (rich_of(cls) if "rich" in flags else {})
+    for flag in flags:
+        options |= OPTIONS[flag]() if flag in OPTIONS else {}
     dtype = torch.float64 if "double" in flags else torch.float32
     method = build(cls, network(0.2 if "dropout" in flags else 0.0, "norm" in flags, dtype), **options)
     recorder = Closely()

@@ -30,7 +30,7 @@ def test_its_commands_work(command: str, terminal: Terminal) -> None:
     assert len(records.read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("key", ["aggregator", "merge_optimizer", "selection", "effort"])
+@pytest.mark.parametrize("key", ["aggregator", "merge_optimizer", "selection", "effort", "staleness"])
 def test_its_tables_name_all_classes(key: str) -> None:
     names = [name for name in kind_of(key).names() if not hasattr(torch.optim, name)]
     assert len(names) > 2

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 DirectionKind = Literal["random", "orthogonal"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 BLOCK_NUMBERS = 1 << 23  # at most so many at a time, or one direction where that is longer
+
+
+def without_autocast(function: Function) -> Function:
+    """What replicas compute again keeps its precision, whatever lower one is on around it (bf16-mixed)."""
+    apart: Function = torch.autocast("cpu", enabled=False)(torch.autocast("cuda", enabled=False)(function))
+    return apart
 
 
 def draw(seed: bytes, size: int) -> np.ndarray:
@@ -57,6 +64,7 @@ class Directions:
             part = slice(start, min(start + count, len(self)))
             yield part, self._vectors(part)
 
+    @without_autocast
     def _vectors(self, part: slice) -> Tensor:
         if self._kept is not None:
             return self._kept

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_sfl.core.holograd.directions import Directions
+from lightning_sfl.core.holograd.directions import Directions, without_autocast
 
 Projection = Literal["grad", "jvp", "fd"]
 Loss = Callable[[Sequence[Tensor]], Tensor]  # of all trainable parameters, in order; the same draws at every call
@@ -73,6 +73,7 @@ def project_loss(loss: Loss, parameters: Sequence[Tensor], directions: Direction
         return torch.stack([along(loss, point, vector) for block in vectors for vector in block])
 
 
+@without_autocast
 def project_gradients(gradients: Tensor, directions: Directions) -> Tensor:
     """The same from gradients (n, size): scalars (n, rows + count)."""
     return torch.cat([gradients @ directions.basis.T, directions.project(gradients)], dim=1)
