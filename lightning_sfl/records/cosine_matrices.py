@@ -72,8 +72,10 @@ def cosine_matrices(rows: Sequence[Row]) -> list[Picture]:
     colours = LinearSegmentedColormap.from_list("diverging", DIVERGING).with_extremes(bad="#c8c8c8")
     rules: Any = {**RULES, "axes.grid": False, "font.size": 9, "axes.spines.left": False, "axes.spines.bottom": False}
     with mpl.rc_context(rules):
-        figure = Figure(figsize=(5.4, 1.35 * len(shown) + 0.6), layout="constrained")
-        panels = figure.subplots(len(shown), MOST, squeeze=False)
+        height = 1.35 * len(shown) + 0.8
+        figure = Figure(figsize=(5.4, height))  # places by hand: a layout of so many panels takes a second
+        edges = {"left": 0.11, "right": 0.99, "bottom": 0.75 / height, "top": 1 - 0.25 / height}
+        panels = figure.subplots(len(shown), MOST, squeeze=False, gridspec_kw={**edges, "wspace": 0.14, "hspace": 0.2})
         for line, (row, matrices) in zip(panels, shown, strict=True):
             for axes, matrix in zip(line, matrices, strict=False):
                 image = axes.imshow(matrix.values, cmap=colours, vmin=-1, vmax=1, interpolation="none")
@@ -81,7 +83,8 @@ def cosine_matrices(rows: Sequence[Row]) -> list[Picture]:
             for axes in line[len(matrices) :]:
                 axes.set_axis_off()
             line[0].set_ylabel(wrapped(row.label, 20), fontsize=8)
-        figure.colorbar(image, ax=panels, orientation="horizontal", shrink=0.6, aspect=40, label="cosine")
+        bar = figure.add_axes((0.25, 0.45 / height, 0.5, 0.1 / height))
+        figure.colorbar(image, cax=bar, orientation="horizontal", label="cosine")
         lacking = [row.label for row, matrices in known if not matrices]
         left_out = f" Not recorded for: {', '.join(lacking)}." if lacking else ""
         return [Picture("cosine_matrices", TITLE, CAPTION + left_out, as_svg(figure, "cosine_matrices", TITLE))]

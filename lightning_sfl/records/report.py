@@ -10,7 +10,7 @@ from lightning_sfl.records.round_log import SCHEMA, Record
 
 Value = float | int | bool
 Picture = Sequence[Sequence[float]]
-MOST_CLIENTS = 100  # of a matrix in the record: 100 take 30 kB
+MOST_CLIENTS = 100  # of a matrix in the record: 100 take 32 kB
 
 
 class RoundReport:
