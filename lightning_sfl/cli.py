@@ -29,7 +29,7 @@ from lightning_sfl.commands import (
 )
 from lightning_sfl.config_checks import check_arguments, check_nulls, check_trainer
 from lightning_sfl.config_errors import options_of
-from lightning_sfl.config_files import check_files
+from lightning_sfl.config_files import RunConfig, check_files
 from lightning_sfl.console import quiet_warnings
 from lightning_sfl.core.errors import SFLError, require
 from lightning_sfl.data import FederatedData
@@ -226,6 +226,7 @@ def run(arguments: Sequence[str]) -> SFLCLI:
         trainer_class=CommandTrainer,
         trainer_defaults=DEFAULTS,
         auto_configure_optimizers=False,
+        save_config_callback=RunConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=OneLineParser,
         parser_kwargs={"allow_abbrev": False, "description": ABOUT, **strict},

@@ -106,7 +106,6 @@ class CommandTrainer(Trainer):
         attack: AttackEffort = BY_DEFAULT,
         output: str | None = None,
         ckpt_path: str | None = None,
-        weights_only: bool | None = None,
     ) -> None:
         """Measure what clients give away.
 
@@ -117,7 +116,6 @@ class CommandTrainer(Trainer):
             attack: how hard inputs are sought.
             output: folder for the tables as leaks.json, leaks.md, cuts.csv and inversion.csv; null for none.
             ckpt_path: a checkpoint whose weights are taken; --resume takes the newest of a run.
-            weights_only: as in every run's config; a checkpoint never brings code.
         """
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 import lightning_sfl.methods
 from lightning_sfl.config_errors import no_setting
@@ -93,3 +95,14 @@ def parts_of(content: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, An
             yield key, content
         for name, value in content.items():
             yield from parts_of(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+
+
+class RunConfig(SaveConfigCallback):
+    """A run's config.yaml, which any command can take up: without what only some have, unless it was given."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
+        kept = config.clone()
+        for key in ("ckpt_path", "weights_only"):
+            if kept.get(key) is None:
+                kept.pop(key, None)
+        super().__init__(parser, kept, **options)

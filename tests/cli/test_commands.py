@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from lightning_sfl.checkpoint import newest_good
+from lightning_sfl.checks.lines import CHECKS
 from lightning_sfl.cli import main
 from tests.cli.terminal import SFL, SMALL, Terminal
 
@@ -252,3 +253,11 @@ def test_runs_without_a_logger_have_a_folder_each(terminal: Terminal) -> None:
     assert terminal.types(*resumed)[0] == 0
     assert [len(records(runs / f"version_{version}")) for version in (0, 1)] == [2, 3]
     assert sorted(path.name for path in runs.iterdir()) == ["version_0", "version_1"]
+
+
+@pytest.mark.parametrize("command", ["cuts", "partition", "check"])
+def test_every_command_takes_a_run_up(command: str, trained: Path, terminal: Terminal) -> None:
+    few = ["--skip", str([check.name for check in CHECKS[1:]])] if command == "check" else []
+    code, out, err = terminal.types(command, "--resume", str(trained), *few)
+    assert (code, err) == (0, "")
+    assert out
