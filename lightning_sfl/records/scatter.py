@@ -11,6 +11,7 @@ from lightning_sfl.records.figures import Row
 from lightning_sfl.records.palette import style_of
 from lightning_sfl.records.pictures import RULES, Picture, as_svg
 from lightning_sfl.records.rank_correlation import interval, spearman
+from lightning_sfl.records.words import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +90,8 @@ def scatter(rows: Sequence[Row]) -> list[Picture]:
             axes.set_axis_off()
         figure.supylabel("accuracy", fontsize=9)
         handles = [_mark(grid[0], row, [], []) for row in shown]
-        figure.legend(handles, [row.label for row in shown], loc="outside lower center", ncol=columns, fontsize=8)
+        labels = [wrapped(row.label, 70, 1) for row in shown]
+        figure.legend(handles, labels, loc="outside lower center", ncol=columns, fontsize=8)
         return [Picture("scatter", TITLE, CAPTION, as_svg(figure, "scatter", TITLE))]
 
 
