@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sfl.callbacks.rows import Layers
 from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
 from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
@@ -15,6 +16,7 @@ from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundSta
 from lightning_sfl.measures.alignment import Alignment, alignment
 from lightning_sfl.measures.disagreement import disagreement
 from lightning_sfl.measures.gram import Weights, gram, weights_of
+from lightning_sfl.measures.label_imbalance import main_label
 from lightning_sfl.records.report import RoundReport
 
 
@@ -23,15 +25,19 @@ class CosineAlignment(Watcher):
 
     Args:
         every: measure in every so many rounds, 0 for never.
-        picture_every: show the matrix of cosines in every so many rounds, 0 for never.
+        picture_every: show and record the matrix of cosines in every so many rounds, 0 for never.
         weights: how much each client counts: by rows trained on, as the aggregator has it, or all alike.
+        layers: `layer/<name>/{cos_pair,norm_mean,A_ratio,A_null}` too, of each layer's part of the updates.
     """
 
-    def __init__(self, every: int = 1, picture_every: int = 10, weights: Weights = "samples") -> None:
+    def __init__(
+        self, every: int = 1, picture_every: int = 10, weights: Weights = "samples", layers: bool = False
+    ) -> None:
         super().__init__(every)
         require(picture_every >= 0, "picture_every", picture_every, "an integer >= 0")
         self.picture_every = picture_every
         self.weights: Weights = weights
+        self.by_layer = layers
         self._forget()
 
     def _forget(self) -> None:
@@ -41,6 +47,8 @@ class CosineAlignment(Watcher):
         self.server_updates: dict[str, Tensor] = {}
         self.shares: dict[str, tuple[int, float]] = {}
         self.grams: dict[str, Tensor] = {}
+        self.layers: dict[str, Layers] = {}
+        self.layer_grams: dict[str, Tensor] = {}
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Forget the round before."""
@@ -52,6 +60,9 @@ class CosineAlignment(Watcher):
             self.visits.start(event.slot, event.client_id)
             server = None if event.server_half is None else trail_of(event, event.server_half)
             self.trails[event.slot] = (trail_of(event, event.client_half), server)
+            if self.by_layer and not self.layers:
+                halves = {"client": event.client_half, "server": event.server_half}
+                self.layers = {name: Layers(half) for name, half in halves.items() if half is not None}
 
     @torch.no_grad()
     def on_client_end(self, module: Any, event: ClientEnd) -> None:
@@ -71,8 +82,16 @@ class CosineAlignment(Watcher):
         for half, updates in {"client": self.updates, "server": self.server_updates}.items():
             if updates:
                 self.grams[half] = gram([[update] for update in updates.values()])
+                self._split(half, list(updates.values()))
             updates.clear()
         self.trails.clear()
+
+    def _split(self, half: str, updates: list[Tensor]) -> None:
+        """The Gram matrix of each layer's part; over the layers of a half they add up to that of the half."""
+        if half in self.layers:
+            layers = self.layers[half]
+            pieces = [layers.split(update) for update in updates]
+            self.layer_grams |= {name: gram([layers.of(name, piece) for piece in pieces]) for name in layers.places}
 
     def report(self, module: Any, report: RoundReport) -> None:
         """Scalars for both halves, vectors and the matrix for the client half."""
@@ -92,12 +111,23 @@ class CosineAlignment(Watcher):
             report.scalar("align/cos_pair_server", alignment(self.grams["server"].cpu(), weights).cos_pair)
         for name, value in vars(disagreement(products, weights)).items():
             report.scalar(f"disagree/{name}", value)
+        for layer, part in self.layer_grams.items():
+            _report_layer(layer, part.cpu(), weights, report)
         self._report_clients(keys, found, report)
+        if len(keys) > 1 and self.picture_every and report.round % self.picture_every == 0:
+            labels = [main_label(module.population, int(key.split(".")[0])) for key in keys]
+            report.matrix("align/cos_matrix", found.cos_matrix.tolist(), keys, labels)
 
     def _report_clients(self, keys: list[str], found: Alignment, report: RoundReport) -> None:
         fields = {"norm": found.norms, "cos_to_mean": found.cos_to_mean, "conflict": found.conflict}
         for field, values in fields.items():
             report.vector(f"align/{field}", values.tolist())
             report.clients(field, dict(zip(keys, values.tolist(), strict=True)))
-        if len(keys) > 1 and self.picture_every and report.round % self.picture_every == 0:
-            report.picture("align/cos_matrix", found.cos_matrix.tolist())
+
+
+def _report_layer(layer: str, products: Tensor, weights: Tensor, report: RoundReport) -> None:
+    found, apart = alignment(products, weights), disagreement(products, weights)
+    report.scalar(f"layer/{layer}/cos_pair", found.cos_pair)
+    report.scalar(f"layer/{layer}/norm_mean", found.norm_mean)
+    report.scalar(f"layer/{layer}/A_ratio", apart.A_ratio)
+    report.scalar(f"layer/{layer}/A_null", apart.A_null)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_sfl.callbacks.rows import Layers
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, RoundStart
@@ -29,16 +30,23 @@ class GradientDivergence(Watcher):
         max_rows: look at so many rows of each participant only, drawn anew; null for all.
         weights: how much each client counts: by the rows looked at, as the aggregator has it, or all alike.
         bn_mode: batch normalisation uses its running statistics, or those of each half of a client's rows.
+        layers: `layer/<name>/gdiv_{mean,rms,rel,percoord,splithalf}` too, of each layer's part of the gradients.
     """
 
     def __init__(
-        self, every: int = 10, max_rows: int | None = None, weights: Weights = "samples", bn_mode: BnMode = "running"
+        self,
+        every: int = 10,
+        max_rows: int | None = None,
+        weights: Weights = "samples",
+        bn_mode: BnMode = "running",
+        layers: bool = False,
     ) -> None:
         super().__init__(every)
         require(max_rows is None or max_rows >= 2, "max_rows", max_rows, "an integer >= 2, or null")
         self.max_rows = max_rows
         self.weights: Weights = weights
         self.bn_mode: BnMode = bn_mode
+        self.by_layer = layers
         self._forget()
 
     def attends(self, round: int) -> bool:
@@ -50,6 +58,7 @@ class GradientDivergence(Watcher):
         self.aggregation: dict[int, float] = {}
         self.grams: dict[str, Tensor] = {}
         self.sizes: dict[str, int] = {}
+        self.layer_grams: dict[str, tuple[Tensor, int]] = {}
 
     def reads_tensors(self, round: int) -> bool:
         """Only those of the round's start, which are everywhere."""
@@ -79,6 +88,10 @@ class GradientDivergence(Watcher):
                 rows["server"].append(gradient[len(client) :])
         self.sizes = {"client": sum(p.numel() for p in client), "server": sum(p.numel() for p in server)}
         self.grams = {half: gram(gradients) for half, gradients in rows.items() if gradients}
+        for module_half, gradients in zip(both, rows.values(), strict=True) if self.by_layer and self.grams else ():
+            layers = Layers(module_half)
+            for name in layers.places:
+                self.layer_grams[name] = (gram([layers.of(name, own) for own in gradients]), layers.size(name))
 
     def _halves(self, module: Any, round: int, participant: int) -> list[np.ndarray]:
         own = module.population.rows[participant]
@@ -100,7 +113,9 @@ class GradientDivergence(Watcher):
         report.schemes.add(self.weights)
         for block, products in blocks.items():
             if sizes[block]:
-                self._report_block(block, products, sizes[block], report)
+                self._report_block(f"gdiv/{block}", products, sizes[block], report)
+        for layer, (products, size) in self.layer_grams.items():
+            self._report_block(f"layer/{layer}/gdiv", products.cpu(), size, report)
         self._forget()
 
     def _report_block(self, block: str, products: Tensor, size: int, report: RoundReport) -> None:
@@ -113,11 +128,11 @@ class GradientDivergence(Watcher):
         joined, first, second = self._selectors(clients)
         found = divergence(joined @ products @ joined.T, weights, size)
         for name in ("mean", "rms", "rel", "percoord"):
-            report.scalar(f"gdiv/{block}_{name}", getattr(found, name))
+            report.scalar(f"{block}_{name}", getattr(found, name))
         both = [i for i, client in enumerate(clients) if len(self.shares[client]) == 2]
         halves = (first @ products @ second.T)[both][:, both]
-        report.scalar(f"gdiv/{block}_splithalf", split_half(halves, weights[both] / weights[both].sum()))
-        if block == "client":
+        report.scalar(f"{block}_splithalf", split_half(halves, weights[both] / weights[both].sum()))
+        if block == "gdiv/client":
             values = found.per_client.tolist()
             report.clients("gdiv", {str(c): value for c, value in zip(clients, values, strict=True)})
             report.vector("gdiv/client", values)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sfl.callbacks.probe_rows import ProbeSource, check_source, probe_of
+from lightning_sfl.callbacks.probe_choice import ProbeChoice
+from lightning_sfl.callbacks.probe_rows import ProbeSource
 from lightning_sfl.callbacks.rows import row_of
 from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
 from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
-from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
 from lightning_sfl.core.gradients import ROWS_AT_ONCE, BnMode, mean_gradient, trained_parameters, untouched
 from lightning_sfl.core.population import Population
@@ -32,6 +32,10 @@ class ProbeAlignment(Watcher):
         every: measure in every so many rounds, 0 for never.
         source: probe with held-out rows, or with the test set, as the reference does.
         max_rows: so many of them, drawn once; null for all.
+        index_file: these rows of the split instead, counted from 0, whatever max_rows: a .json file with a list, or an
+            object with one under indices, probe_indices or q_indices; or a .txt file with a number in a line. Numbers
+            that are negative, past the end or there already are dropped, which is said.
+        balanced: of each class as many of the max_rows rows as of any other, as far as it has so many.
         weights: how much each client counts: by rows trained on, as the aggregator has it, or all alike.
         bn_mode: batch normalisation uses its running statistics, or those of each 512 rows of the probe.
     """
@@ -43,11 +47,11 @@ class ProbeAlignment(Watcher):
         max_rows: int | None = 1000,
         weights: Weights = "samples",
         bn_mode: BnMode = "running",
+        index_file: str | None = None,
+        balanced: bool = False,
     ) -> None:
         super().__init__(every)
-        require(max_rows is None or max_rows >= 1, "probe_alignment.max_rows", max_rows, "an integer >= 1, or null")
-        self.source: ProbeSource = source
-        self.max_rows = max_rows
+        self.choice = ProbeChoice("probe_alignment", source, max_rows, index_file, balanced)
         self.weights: Weights = weights
         self.bn_mode: BnMode = bn_mode
         self.rows: Population
@@ -67,12 +71,12 @@ class ProbeAlignment(Watcher):
     def check(self, data: Any) -> None:
         """There must be rows to probe with."""
         if self.every:
-            check_source(data, self.source, "probe_alignment")
+            self.choice.check(data)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook: draw the probe, before any training."""
         if self.every and not self.idle:
-            self.rows = probe_of(pl_module, self.source, self.max_rows)
+            self.rows = self.choice.draw(pl_module)
 
     def on_round_start(self, module: Any, event: RoundStart) -> None:
         """Minus the gradients at the state the round starts from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.population import Population
@@ -21,8 +22,12 @@ def check_source(data: Any, source: ProbeSource, key: str) -> None:
 
 def probe_of(module: Any, source: ProbeSource, max_rows: int | None) -> Population:
     """One client with at most so many rows, which follow from the seed."""
-    loader = module.data.test_dataloader() if source == "test" else module.data.val_dataloader()
-    batches = list(loader)
-    x, y = (torch.cat([batch[place] for batch in batches]).to(module.device) for place in (0, 1))
+    x, y = (part.to(module.device) for part in rows_of(module.data, source))
     order = stream(module.seed, "probe").permutation(len(y))[:max_rows]
     return Population(x, y, (order,))
+
+
+def rows_of(data: Any, source: ProbeSource) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of the whole split, in its order."""
+    batches = list(data.test_dataloader() if source == "test" else data.val_dataloader())
+    return torch.cat([batch[0] for batch in batches]), torch.cat([batch[1] for batch in batches])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PIECE = 1 << 16  # a longer norm in single precision loses digits
 
@@ -13,6 +13,29 @@ PIECE = 1 << 16  # a longer norm in single precision loses digits
 def row_of(half: Sequence[Tensor]) -> Tensor:
     """A copy of these tensors, one after another."""
     return torch.cat([tensor.reshape(-1) for tensor in half]) if half else torch.zeros(0)
+
+
+class Layers:
+    """Which of a half's trainable parameters, and which stretches of its row, belong to each layer by its name."""
+
+    def __init__(self, half: nn.Module) -> None:
+        trained = [(name, parameter) for name, parameter in half.named_parameters() if parameter.requires_grad]
+        self.sizes = [parameter.numel() for _, parameter in trained]
+        self.places: dict[str, list[int]] = {}
+        for place, (name, _) in enumerate(trained):
+            self.places.setdefault(name.rpartition(".")[0] or name, []).append(place)
+
+    def size(self, layer: str) -> int:
+        """Its number of weights."""
+        return sum(self.sizes[place] for place in self.places[layer])
+
+    def of(self, layer: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Its tensors among those of the half, one for each trainable parameter."""
+        return [tensors[place] for place in self.places[layer]]
+
+    def split(self, row: Tensor) -> tuple[Tensor, ...]:
+        """A row of the half as one stretch for each parameter."""
+        return row.split(self.sizes)
 
 
 class Room:

@@ -39,10 +39,10 @@ class Trail:
         now, before = self._arrive(step)
         return self._apart(now, before.row)
 
-    def distance(self, step: Any) -> Tensor:
-        """Distance from the start after this step."""
+    def distance(self, step: Any, origin: Tensor) -> Tensor:
+        """Distance from a row, such as the start, after this step."""
         now, _ = self._arrive(step)
-        return self._apart(now, self.start)
+        return self._apart(now, origin)
 
     def _arrive(self, step: Any) -> tuple[Room, Room]:
         """Copies of where the half is and of where it was before this step."""
@@ -60,12 +60,12 @@ class Trail:
         return norms([self.room.row])[0]
 
 
-def distances(trails: Sequence[Trail]) -> list[Tensor]:
-    """How far each of these halves is from its start."""
+def distances(trails: Sequence[Trail], origins: Sequence[Tensor]) -> list[Tensor]:
+    """How far each of these halves is from its row, such as its start."""
     rooms = [trail.room for trail in trails]
     copy_into(rooms, [trail.now for trail in trails])
     rows = [room.row for room in rooms]
-    torch._foreach_sub_(rows, [trail.start for trail in trails])
+    torch._foreach_sub_(rows, list(origins))
     return norms(rows)
 
 

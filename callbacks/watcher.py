@@ -35,6 +35,9 @@ class Watcher(Callback):
     def check(self, data: Any) -> None:
         """Refuse what cannot work with these data; the command line asks before anything is written."""
 
+    def check_method(self, method: Any) -> None:
+        """Refuse what cannot work with this method, whose halves are cut; the command line asks as early."""
+
     def due(self, round: int) -> bool:
         """Whether this round is measured."""
         return self.every > 0 and not self.idle and round % self.every == 0

@@ -56,8 +56,9 @@ def check_monitors(method: Any, eval_set: str, callbacks: Iterable[Callback]) ->
             require(fits, "trainer.callbacks.monitor", monitor, allowed)
 
 
-def check_watchers(data: Any, callbacks: Iterable[Callback]) -> None:
-    """Refuse watchers that cannot work with these data."""
+def check_watchers(method: Any, data: Any, callbacks: Iterable[Callback]) -> None:
+    """Refuse watchers that cannot work with these data or these halves."""
     for callback in callbacks:
         if isinstance(callback, Watcher):
             callback.check(data)
+            callback.check_method(method)

@@ -17,7 +17,7 @@ class Drift:
     """traj: mean over halves of their mean squared distance from the start; traj_sw: the same over all steps alike.
 
     end, end_w: (weighted) mean squared distance at the end; update_sq: squared move of the merged half;
-    norm: traj / update_sq.
+    norm: traj / update_sq; agg_residual: distance between the merged half's move and the weighted mean move.
     """
 
     traj: float
@@ -26,6 +26,7 @@ class Drift:
     end_w: float
     update_sq: float
     norm: float
+    agg_residual: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def whole_sum(square_sum: float, steps: int, interval: int) -> float:
     return quotient(square_sum * steps, steps // interval)
 
 
-def drift(paths: Sequence[Path], weights: Sequence[float], update_sq: float) -> Drift:
+def drift(paths: Sequence[Path], weights: Sequence[float], update_sq: float, agg_residual: float = NAN) -> Drift:
     """Over the halves that finished the round; `weights` sum to 1. Paths without a measured step are left out of
     traj.
     """
@@ -55,7 +56,15 @@ def drift(paths: Sequence[Path], weights: Sequence[float], update_sq: float) -> 
         end_w=math.fsum(w * path.end_square for w, path in zip(weights, paths, strict=True)) if paths else NAN,
         update_sq=update_sq,
         norm=quotient(traj, update_sq),
+        agg_residual=agg_residual,
     )
+
+
+def total(client: Drift, server: Drift) -> Drift:
+    """Of both halves as one vector: squares add up; NaN wherever one half's value is."""
+    sums = {name: value + getattr(server, name) for name, value in vars(client).items()}
+    residual = math.hypot(client.agg_residual, server.agg_residual)
+    return Drift(**{**sums, "norm": quotient(sums["traj"], sums["update_sq"]), "agg_residual": residual})
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_sfl.core.population import Population
 from lightning_sfl.core.server_groups import Labels
 from lightning_sfl.measures.gram import NAN
 
@@ -47,3 +48,12 @@ def imbalance(counts: Tensor) -> Tensor:
     if classes < 2:
         return torch.full_like(shares[..., 0], NAN)
     return (1 + torch.xlogy(shares, shares).sum(dim=-1) / math.log(classes)).clamp(0, 1)
+
+
+def main_label(population: Population | None, client: int) -> int | None:
+    """The label that most of a client's rows have, the smallest of equals; None where labels are no classes of rows."""
+    if population is None or population.y.dim() != 1 or population.y.is_floating_point():
+        return None
+    labels = torch.from_numpy(population.labels_of(population.rows[client]))
+    classes, counts = labels[labels >= 0].unique(return_counts=True)
+    return int(classes[counts == counts.max()][0]) if len(classes) else None

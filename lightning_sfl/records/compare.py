@@ -73,10 +73,14 @@ def write(found: Comparison, out: Path) -> list[str]:
     except ImportError:
         notes.append('pictures need matplotlib: pip install "lightning_sfl[report]"')
     else:
+        from lightning_sfl.records.cosine_matrices import cosine_matrices
+        from lightning_sfl.records.drift_pictures import drift_pictures
         from lightning_sfl.records.oracle_parts import oracle_parts
         from lightning_sfl.records.pictures import pictures
+        from lightning_sfl.records.scatter import scatter
 
-        drawn = [*pictures(found.rows), *oracle_parts(found.rows)]
+        kinds = (pictures, oracle_parts, drift_pictures, cosine_matrices, scatter)
+        drawn = [picture for kind in kinds for picture in kind(found.rows)]
     for picture in drawn:
         save(out / f"{picture.name}.svg", f'<?xml version="1.0" encoding="utf-8"?>\n{picture.svg}')
     for table in found.tables[:-1]:

@@ -31,11 +31,14 @@ KIND = re.compile(r"traffic/(\w+)_(up|down)_bytes")
 
 @dataclass(eq=False)
 class Row:
-    """A group and its figures by name; traffic is (kind, direction) -> megabytes of the whole run."""
+    """A group and its figures by name; traffic is (kind, direction) -> megabytes of the whole run; accuracies: of each
+    run, the mean over its last rounds.
+    """
 
     group: Group
     figures: dict[str, Spread]
     traffic: dict[tuple[str, str], Spread]
+    accuracies: list[float | None]
 
     @property
     def label(self) -> str:
@@ -48,7 +51,7 @@ def row_of(group: Group, last: int, target: float) -> Row:
     found = {name: spread([figures[name] for figures in per_run]) for name in per_run[0]}
     kinds = dict.fromkeys(kind for run in group.runs for kind in kinds_of(run))
     traffic = {kind: spread([megabytes(run, *kind) for run in group.runs]) for kind in kinds}
-    return Row(group, found, traffic)
+    return Row(group, found, traffic, [figures["accuracy"] for figures in per_run])
 
 
 def figures_of(run: Run, last: int, target: float) -> dict[str, float | None]:

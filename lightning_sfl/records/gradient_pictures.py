@@ -9,9 +9,8 @@ from typing import Any
 
 from lightning_sfl.records.gradient_report import BLOCKS
 from lightning_sfl.records.palette import style_of
-from lightning_sfl.records.pictures import RULES, as_svg
+from lightning_sfl.records.pictures import DIVERGING, RULES, as_svg
 
-DIVERGING = ("#2166ac", "#f7f7f7", "#b2182b")
 CELL = 0.42  # inches
 Study = Mapping[str, Any]
 

@@ -31,6 +31,7 @@ RULES: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+DIVERGING = ("#2166ac", "#f7f7f7", "#b2182b")  # blue, white, red: apart for every kind of colour blindness
 
 # Name -> tag, title and caption of plain curves over rounds.
 _STEPS = "Mean over the server's steps of a round; 0: all classes alike, 1: one class only."

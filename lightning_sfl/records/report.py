@@ -10,6 +10,7 @@ from lightning_sfl.records.round_log import SCHEMA, Record
 
 Value = float | int | bool
 Picture = Sequence[Sequence[float]]
+MOST_CLIENTS = 100  # of a matrix in the record: 100 take 32 kB
 
 
 class RoundReport:
@@ -23,6 +24,7 @@ class RoundReport:
         self.round = round
         self.vectors: dict[str, list[float]] = {}
         self.pictures: dict[str, Picture] = {}
+        self.matrices: dict[str, Record] = {}
         self.schemes: set[str] = set()
         self._scalars: dict[str, Value] = {}
         self._clients: dict[str, dict[str, Value]] = {}
@@ -63,6 +65,20 @@ class RoundReport:
         """A matrix with entries in [-1, 1] (or NaN), shown as an image."""
         self.pictures[tag] = matrix
 
+    def matrix(self, tag: str, values: Picture, keys: Sequence[str], labels: Sequence[int | None]) -> None:
+        """A symmetric picture that the record keeps too, to three digits, of the first hundred clients.
+
+        keys, labels: of each row, the client's visit and its main label, None where it has none.
+        """
+        self.picture(tag, values)
+        order = sorted(range(len(keys)), key=lambda i: visit_key(keys[i]))[:MOST_CLIENTS]
+        upper = [values[i][j] for place, i in enumerate(order) for j in order[place + 1 :]]
+        self.matrices[tag] = {
+            "clients": [keys[i] for i in order],
+            "labels": [labels[i] for i in order],
+            "upper": [round(value, 3) if math.isfinite(value) else None for value in upper],
+        }
+
     @property
     def scalars(self) -> dict[str, Value]:
         """Tag -> value in alphabetical order, the counts of skipped values among them."""
@@ -70,7 +86,7 @@ class RoundReport:
 
     def record(self, method: str) -> Record:
         """The line for the round log."""
-        keys = sorted(self._clients, key=lambda key: [int(part) for part in key.split(".")])
+        keys = sorted(self._clients, key=visit_key)
         everyone = {str(key): dict(sorted(self._population[key].items())) for key in sorted(self._population)}
         return {
             "round": self.round,
@@ -80,4 +96,10 @@ class RoundReport:
             "scalars": self.scalars,
             "clients": {key: dict(sorted(self._clients[key].items())) for key in keys},
             **({"population": everyone} if everyone else {}),
+            **({"matrices": self.matrices} if self.matrices else {}),
         }
+
+
+def visit_key(key: str) -> list[int]:
+    """For sorting visits: `7`, `7.1`, `10`."""
+    return [int(part) for part in key.split(".")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,3 +24,8 @@ def listed(words: Iterable[str]) -> str:
     known = list(words)
     *first, last = known if len(known) <= 8 else [*known[:6], f"{len(known) - 6} more"]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def wrapped(label: str, width: int, lines: int = 3) -> str:
+    """A label over a few lines of this width; what does not fit ends in dots."""
+    return "\n".join(textwrap.wrap(label, width, max_lines=lines, placeholder=" ..."))

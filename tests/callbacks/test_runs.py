@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sfl.callbacks import (
+    Drift,
     FirstScreen,
     GradientDissimilarity,
     InitialDistance,
@@ -58,9 +59,9 @@ def table(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("cls", METHODS)
 def test_watching_changes_nothing(cls: Any, tmp_path: Path) -> None:
     found = []
-    own = [OracleDistance(1, capture, "individual") for capture in ("frozen", "live")]
+    own = [OracleDistance(1, capture, "individual", cut=True) for capture in ("frozen", "live")]
     optional = [ProbeAlignment(), OracleDistance(1, "live"), OracleDistance(1), *own, GradientDissimilarity(1)]
-    for callbacks in ([], [*default_callbacks(progress_bar=False), *optional]):
+    for callbacks in ([], [*default_callbacks(progress_bar=False), Drift(1, anchor=True), *optional]):
         method = build(cls, network(dropout=0.3, norm=True), **OPTIONS)
         torch.manual_seed(5)
         trainer(2, callbacks, default_root_dir=tmp_path).fit(method, rows())
@@ -97,6 +98,12 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert 0 < first["labels/imbalance_round"] < first["labels/imbalance"] < 1
     assert (first["init/dist"], first["cut/scale_rel_mean"]) == (0.0, pytest.approx(1.0, rel=1e-5))
     assert first["drift/agg_residual_client"] < 1e-6
+    assert ["matrices" in record for record in records] == [True, False, False]
+    kept = records[0]["matrices"]["align/cos_matrix"]
+    assert kept["clients"] == list(records[0]["clients"])
+    assert kept["upper"] == [pytest.approx(first["align/cos_pair_client"], abs=6e-4)]
+    population = rows().population
+    assert kept["labels"] == [population.y[population.rows[int(c)]].mode().values for c in kept["clients"]]
     shown = EventAccumulator(str(tmp_path / "run"))
     shown.Reload()
     assert [event.step for event in shown.Scalars("align/cos_pair_client")] == [0, 1, 2]

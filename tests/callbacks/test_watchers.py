@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_sfl.callbacks import CosineAlignment, CutScale, Drift, InitialDistance, Traffic, UpdateCounts, Watcher
+from lightning_sfl.callbacks import (
+    CosineAlignment,
+    CutScale,
+    Drift,
+    InitialDistance,
+    RoundRecord,
+    Traffic,
+    UpdateCounts,
+    Watcher,
+)
+from lightning_sfl.core import events
 from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.methods import SFL, MultiSFL
+from lightning_sfl.records.round_log import read_rounds
+from tests import tiny
 
 ORIGIN = [0.0] * 4
 
@@ -97,57 +112,6 @@ def test_weight_schemes(stage: Any, scheme: Any) -> None:
     assert record["weights_scheme"] == scheme
 
 
-@pytest.mark.parametrize(("steps", "interval"), [(1, 1), (5, 1), (6, 2), (3, 4)])
-def test_drift_under_constant_steps(stage: Any, steps: int, interval: int) -> None:
-    told = stage([Drift(sample_interval=interval)])
-    told.start([ORIGIN, ORIGIN])
-    move, server_move = [0.1, 0, 0, 0.2], [0.3, 0, 0]
-    for _ in range(steps):
-        told.step([move, move])
-        told.serve(server_move)
-    scalars = told.end(rows=[5, 15], merged=[steps * m for m in move])["scalars"]
-    for half, squared in {"client": 0.05, "server": 0.09}.items():
-        measured = [b * b * squared for b in range(1, steps + 1) if b % interval == 0]
-        assert scalars[f"drift/end_{half}"] == close(steps**2 * squared)
-        assert scalars[f"drift/end_w_{half}"] == close(steps**2 * squared)
-        assert scalars[f"drift/update_sq_{half}"] == close(steps**2 * squared)
-        assert scalars[f"drift/agg_residual_{half}"] == close(0)
-        if measured:
-            assert scalars[f"drift/traj_{half}"] == close(sum(measured) / len(measured))
-            assert scalars[f"drift/traj_sw_{half}"] == scalars[f"drift/traj_{half}"]
-            assert scalars[f"drift/norm_{half}"] == close(sum(measured) / len(measured) / (steps**2 * squared))
-        else:
-            assert f"drift/traj_{half}" not in scalars
-    assert scalars.get("drift/n_skipped", 0) == (0 if steps >= interval else 6)
-
-
-def test_drift_is_from_the_own_start_and_the_residual_sees_a_foreign_merge(stage: Any) -> None:
-    told = stage([Drift()])
-    told.start([[100.0, 0, 0, 0], [0, -100.0, 0, 0]])
-    told.step([[1, 0, 0, 0], [0, 1, 0, 0]])
-    scalars = told.end(rows=[1, 3], merged=[0.25, 0.75 + 0.5, 0, 0])["scalars"]
-    assert scalars["drift/traj_client"] == close(1.0)
-    assert scalars["drift/end_w_client"] == close(1.0)
-    assert scalars["drift/agg_residual_client"] == close(0.5)
-    assert "drift/traj_server" not in scalars
-
-
-def test_drift_of_server_copies_with_either_optimizer(stage: Any) -> None:
-    told = stage([Drift(every=1)], copies=True)
-    told.start([ORIGIN, ORIGIN])
-    for branch, size in enumerate([1.0, 2.0]):
-        told.serve([size, 0, 0], branch)
-    told.step([ORIGIN, ORIGIN])
-    by_server = told.end(rows=[1, 1])["scalars"]["drift/traj_server"]
-    assert by_server == close((1 + 4) / 2)
-    told.start([ORIGIN, ORIGIN])
-    for copy, size in zip(told.copies, [1.0, 2.0], strict=True):
-        with torch.no_grad():
-            copy.weight[0, 0] += size
-    told.step([ORIGIN, ORIGIN])
-    assert told.end(rows=[1, 1])["scalars"]["drift/traj_server"] == close(by_server)
-
-
 def test_initial_distance(stage: Any) -> None:
     told = stage([InitialDistance()])
     told.client_half.weight.data[:] = torch.tensor([3.0, 4, 0, 0])
@@ -159,6 +123,38 @@ def test_initial_distance(stage: Any) -> None:
     assert [record["clients"][c]["init_offset"] for c in "012"] == [0.0, 2.0, 2.0]
     told.start([[3.0, 4, 0, 0]] * 3)
     assert told.end(rows=[1, 1, 1])["scalars"] == {"init/dist": 0.0, "init/dist_rel": 0.0}
+
+
+def test_initial_distance_of_running_statistics(stage: Any) -> None:
+    """In the buffers of three clients at (0, 0), (2, 0) and (0, 2); weights are equal, and counters do not count."""
+    told = stage([InitialDistance(buffers=True)])
+    told.client_half.weight.data += 1
+    told.start([])
+    for slot, values in enumerate([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]):
+        own = copy.deepcopy(told.client_half)
+        own.register_buffer("running_mean", torch.tensor(values))
+        own.register_buffer("num_batches_tracked", torch.tensor(10 * slot))
+        told.tell(events.ClientStart, slot, slot, own, None)
+    assert told.end(rows=[])["scalars"] == {
+        "init/dist": 0.0,
+        "init/dist_rel": 0.0,
+        "init/buf_dist": close(math.sqrt((4 + 4 + 8) / 3)),
+    }
+
+
+@pytest.mark.parametrize(("cls", "apart"), [(SFL, False), (MultiSFL, True)])
+def test_running_statistics_of_real_starts(tmp_path: Path, cls: Any, apart: bool) -> None:
+    fit = tiny.trainer(3, [InitialDistance(buffers=True), RoundRecord()], default_root_dir=tmp_path)
+    fit.fit(tiny.build(cls, tiny.network(norm=True)), tiny.rows())
+    found = [record["scalars"]["init/buf_dist"] for record in read_rounds(tmp_path / "rounds.jsonl")]
+    assert found[0] == 0
+    assert (found[2] > 0.01) == apart
+
+
+def test_there_must_be_running_statistics_to_compare(tmp_path: Path) -> None:
+    fit = tiny.trainer(1, [InitialDistance(buffers=True)], default_root_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"initial_distance\.buffers=True is not allowed: false where"):
+        fit.fit(tiny.build(SFL), tiny.rows())
 
 
 @pytest.mark.parametrize("every", [0, 2])

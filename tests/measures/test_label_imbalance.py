@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_sfl.measures.label_imbalance import imbalance, label_counts
+from lightning_sfl.core.population import Population
+from lightning_sfl.measures.label_imbalance import imbalance, label_counts, main_label
 
 
 def of(*counts: float) -> float:
@@ -57,3 +58,12 @@ def test_what_is_no_class_number_counts_for_nothing() -> None:
     assert label_counts(steps, 3).tolist() == [[0, 0, 0], [0, 2, 0]]
     assert label_counts(steps[:1], 3).tolist() == [[0, 0, 0]]
     assert label_counts([], 3).shape == (0, 3)
+
+
+def test_the_main_label_is_the_most_frequent_and_the_smallest_of_equals() -> None:
+    labels = torch.tensor([2, 2, 1, 3, 1, -1, -1, -1])
+    mine = Population(torch.zeros(8, 1), labels, (np.array([0, 1, 2]), np.array([2, 3, 5, 6]), np.array([5, 6, 7])))
+    assert [main_label(mine, client) for client in range(3)] == [2, 1, None]
+    text = Population(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64), (np.array([0, 1]),))
+    assert main_label(text, 0) is None
+    assert main_label(None, 0) is None
