@@ -13,6 +13,7 @@ from lightning_sfl.callbacks import RoundRecord, UpdateCounts
 from lightning_sfl.core.clock import Cell
 from lightning_sfl.methods import (
     GAS,
+    IFCA,
     SFL,
     SFLV1,
     SFLV2,
@@ -26,6 +27,8 @@ from lightning_sfl.methods import (
     MiniBatchSFL,
     Mix2SFL,
     MultiSFL,
+    PerFedAvg,
+    Reptile,
     SplitLearning,
     SplitMethod,
 )
@@ -112,6 +115,9 @@ TABLE: dict[type[SplitMethod], Callable[[Work], tuple[int, int, int]]] = {
     MultiSFL: whole_batch_steps,
     GAS: buffered_steps,
     FedAvg: own_networks,
+    PerFedAvg: own_networks,
+    Reptile: own_networks,
+    IFCA: own_networks,
     FedAsync: own_networks,
     FedBuff: own_networks,
     FedSGD: one_step,
