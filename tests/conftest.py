@@ -34,6 +34,11 @@ TOLERATED = (
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The commands of the README, the longest test, come first: at the end one process would wait for it alone."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture(autouse=True)
 def hygiene() -> Iterator[None]:
     """Fail a test that leaves something behind, and clear it away for the next."""
