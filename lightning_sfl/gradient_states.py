@@ -128,8 +128,10 @@ def one_line_errors(reader: ArgumentParser) -> Iterator[None]:
 
 
 def every_method() -> list[str]:
-    """The classes that come along, in the order of the palette."""
-    return sorted(kind_of("model").names(), key=lambda name: place_of(getattr(lightning_sfl.methods, name).name))
+    """The classes that come along and train one network, in the order of the palette."""
+    classes = {name: getattr(lightning_sfl.methods, name) for name in kind_of("model").names()}
+    asked = [name for name, cls in classes.items() if cls.one_network]
+    return sorted(asked, key=lambda name: place_of(classes[name].name))
 
 
 def unlike(labels: Sequence[str]) -> list[str]:

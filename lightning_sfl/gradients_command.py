@@ -44,7 +44,10 @@ def parser() -> argparse.ArgumentParser:
     found = PlainParser("gradients", DESCRIPTION)
     found.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a run's folder, or a checkpoint in one")
     found.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help="classes, or files with settings of one (all that come along)"
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="classes, or files with settings of one (all that come along and train one network)",
     )
     found.add_argument("--participants", type=int, metavar="N", help="how many clients (as the run has it)")
     found.add_argument("--batch_size", type=int, metavar="N", help="rows of each in a step (as the run has it)")

@@ -38,6 +38,7 @@ class IFCA(WholeMethod):
     """
 
     name = "ifca"
+    one_network = False
     whole_loss = "each cluster is averaged apart"
     why_only_averaged = "a cluster may be a single client"
     why_not_by_rows = "clients choose by losses that nothing hides"

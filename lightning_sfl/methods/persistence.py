@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -17,8 +17,11 @@ class PersistentModule(L.LightningModule):
 
     Between rounds every slot is about to be overwritten, so a checkpoint holds the merged halves only and does not
     depend on how many participants, or processes, there were. Methods whose slots do last put them in their `memory`.
+
+    one_network: whether the merged halves are the one network that a checkpoint is about.
     """
 
+    one_network: ClassVar[bool] = True
     loaded_memory: dict[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
