@@ -47,8 +47,9 @@ def judged(loss: Loss, halves: Sequence[nn.Module], one: Population) -> Judgemen
             x, labels = one.take(rows[start : start + ROWS_AT_ONCE])
             for half in halves:
                 x = half(x)
-            losses += loss(x, labels).double() * labels.numel()
-            right += (x.argmax(-1) == labels).sum()
+            labels = labels.to(x.device)
+            losses += loss(x, labels).double().to(device) * labels.numel()
+            right += (x.argmax(-1) == labels).sum().to(device)
             labels_met += labels.numel()
     return Judgement(float(losses) / labels_met, int(right) / labels_met, len(rows))
 
