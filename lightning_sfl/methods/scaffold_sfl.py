@@ -58,13 +58,7 @@ class ScaffoldSFL(SplitMethod):
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         return [reply for upload in uploads for reply in self.train_server([[upload]])]
 
-    def guard_step(
-        self,
-        owned: Sequence[Sequence[nn.Module]],
-        clients: Sequence[int],
-        side: Role,
-        cut_gradients: Sequence[Tensor] = (),
-    ) -> None:
+    def guard_step(self, owned: Any, clients: Sequence[int], side: Role, cut_gradients: Sequence[Tensor] = ()) -> None:
         super().guard_step(owned, clients, side, cut_gradients)
         for (half,), client in zip(owned, clients, strict=True) if side == "client" else ():
             scaffold_correct(gradients_in(self.trained_in(half)), self.variates.of(client), self.variates.overall)

@@ -67,13 +67,7 @@ class SFLProx(SplitMethod):
     def serve(self, uploads: Sequence[Upload]) -> list[Reply]:
         return [reply for upload in uploads for reply in self.train_server([[upload]])]
 
-    def guard_step(
-        self,
-        owned: Sequence[Sequence[nn.Module]],
-        clients: Sequence[int],
-        side: Role,
-        cut_gradients: Sequence[Tensor] = (),
-    ) -> None:
+    def guard_step(self, owned: Any, clients: Sequence[int], side: Role, cut_gradients: Sequence[Tensor] = ()) -> None:
         for half in chain.from_iterable(owned):
             if half in self.anchors:
                 proximal_pull(self.parameters_of[half], self.anchors[half], self.prox_mu)

@@ -22,7 +22,8 @@ from lightning_sfl.measures.judged import Spread, spread
 from lightning_sfl.methods import GAS, SFL, Centralized, FedAvg, HoloGrad, SplitMethod
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
-from tests.tiny import METHODS, Recorder, Rows, build, differing, network, rich_of, rows, sgd, weights, whole
+from tests.every_method import METHODS, rich_of
+from tests.tiny import Recorder, Rows, build, differing, network, rows, sgd, weights, whole
 
 SIZES, KEPT = (5, 4, 9, 6), (2, 1, 3, 0)
 State = dict[str, Tensor]

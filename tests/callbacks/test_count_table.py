@@ -37,7 +37,8 @@ from lightning_sfl.methods import (
     SplitMethod,
 )
 from lightning_sfl.records.round_log import read_rounds
-from tests.tiny import ASYNCHRONOUS, METHODS, build, rows, trainer
+from tests.every_method import ASYNCHRONOUS, METHODS
+from tests.tiny import build, rows, trainer
 
 N, B, EPOCHS, ROUNDS = 4, 4, 2, 2
 PASSES = ROUNDS * EPOCHS

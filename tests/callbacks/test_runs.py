@@ -28,7 +28,8 @@ from lightning_sfl.callbacks import (
 from lightning_sfl.methods import SFL, Centralized, FedAvg, SplitLearning
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
-from tests.tiny import METHODS, PERSISTENT, build, differing, network, rows, sgd, whole
+from tests.every_method import METHODS, PERSISTENT
+from tests.tiny import build, differing, network, rows, sgd, whole
 
 # The CSV logger warns that it will delete its old file: the rounds in it are given back.
 pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty")

@@ -11,7 +11,8 @@ from lightning_sfl.checks.few import few_rows
 from lightning_sfl.methods import GAS, SFL, MiniBatchSFL, SplitMethod
 from tests.checks.benches import NAMES, SIZES, bench, failed, findings, states
 from tests.equivalence.test_one_client import forked
-from tests.tiny import METHODS, Rows, network, sgd, stretches
+from tests.every_method import METHODS
+from tests.tiny import Rows, network, sgd, stretches
 
 
 @pytest.mark.parametrize("cls", [pytest.param(cls, marks=() if cls is GAS else pytest.mark.slow) for cls in METHODS])

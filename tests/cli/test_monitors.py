@@ -6,7 +6,8 @@ import pytest
 
 from lightning_sfl.methods import SplitMethod
 from lightning_sfl.monitors import metrics_of
-from tests.tiny import METHODS, build, fit
+from tests.every_method import METHODS
+from tests.tiny import build, fit
 
 
 @pytest.mark.parametrize("cls", METHODS)

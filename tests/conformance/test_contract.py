@@ -19,22 +19,8 @@ from torch import Tensor
 from lightning_sfl.core import events
 from lightning_sfl.core.errors import CheckpointError, NonFiniteError
 from lightning_sfl.methods import SplitMethod
-from tests.tiny import (
-    ASYNCHRONOUS,
-    METHODS,
-    Recorder,
-    Rows,
-    build,
-    differing,
-    fit,
-    network,
-    rich_of,
-    rows,
-    sgd,
-    trainer,
-    weights,
-    whole,
-)
+from tests.every_method import ASYNCHRONOUS, METHODS, rich_of
+from tests.tiny import Recorder, Rows, build, differing, fit, network, rows, sgd, trainer, weights, whole
 
 SIZES = (5, 4, 9, 2)
 

@@ -12,7 +12,8 @@ from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import NonFiniteError
 from lightning_sfl.methods import CFL, IFCA, SplitMethod
 from tests.conformance.test_contract import SIZES, LastServer, build_cut, checkpointed, poisoned, rich
-from tests.tiny import CUT_METHODS, METHODS, Recorder, build, differing, fit, rows, weights, whole
+from tests.every_method import CUT_METHODS, METHODS
+from tests.tiny import Recorder, build, differing, fit, rows, weights, whole
 
 SINGLE: dict[str, dict[str, Any]] = {
     "own": {"client_scale": "own"},

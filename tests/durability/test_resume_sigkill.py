@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import METHODS
+from tests.every_method import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from lightning_sfl.core.events import CutGradient
 from lightning_sfl.core.rounds import Batch
 from lightning_sfl.core.selection import FixedSchedule
 from lightning_sfl.methods import (
@@ -33,7 +31,7 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import CUTS, METHODS, Recorder, Rows, build, differing, fit, furthest, network, rows, sgd, whole
+from tests.tiny import CUTS, Rows, build, differing, fit, furthest, network, rows, sgd, whole
 
 State = dict[str, Tensor]
 MOMENTUM = {"client_optimizer": sgd(0.05, 0.9), "server_optimizer": sgd(0.05, 0.9)}
@@ -271,32 +269,3 @@ def test_identical_clients_average_to_any_of_them() -> None:
     copies = Rows(x, y, [range(9), range(9, 18), range(18, 27)])
     options = {"net": EXACT, "batch_size": None, "local_epochs": 3}
     assert furthest(run(FedAvg, data=copies, **options), run(FedAvg, data=data, **options)) < 1e-12
-
-
-# --- gradients --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls is not PerFedAvg])  # whose step is on half of the rows
-@pytest.mark.parametrize("cut_layer", CUTS)
-def test_one_step_is_the_gradient_of_the_uncut_network(cls: type[SplitMethod], cut_layer: str) -> None:
-    """One client, one plain step of rate 1: what was subtracted is what autograd finds end to end."""
-    data, net = rows((8,), dtype=torch.float64), network(dtype=torch.float64)
-    x, y = data.population.x, data.population.y
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    loss = cross_entropy(net(x), y)
-    wanted = dict(zip(before, torch.autograd.grad(loss, list(net.parameters())), strict=True))
-    options = {"batch_size": None, "client_optimizer": sgd(1.0), "server_optimizer": sgd(1.0)}
-    after = whole(fit(build(cls, net, cut_layer, **options), data))
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(before[name] - after[name], gradient, rtol=0, atol=1e-12)
-
-
-def test_slice_of_the_joint_gradient_times_its_share_is_the_own_mean() -> None:
-    sent: dict[str, list[Tensor]] = {}
-    for scale in ("concat_mean", "local_mean"):
-        recorder = Recorder()
-        method = build(MiniBatchSFL, network(), batch_size=4, local_steps=1, client_gradient_scale=scale)
-        fit(method, rows((5, 4, 3)), callbacks=[recorder])
-        sent[scale] = [event.sent[0].clone() for event in recorder.of(CutGradient)]
-    for joint, own, num_rows in zip(sent["concat_mean"], sent["local_mean"], (4, 4, 3), strict=True):
-        assert torch.equal(joint * (11 / num_rows), own)

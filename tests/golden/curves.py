@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lightning_sfl.methods import SplitMethod
-from tests.tiny import METHODS, Recorder, build, fit, network, rich_of, rows, sgd
+from tests.every_method import METHODS, rich_of
+from tests.tiny import Recorder, build, fit, network, rows, sgd
 
 FOLDER = Path(__file__).resolve().parent
 ROUNDS = 5

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lightning_sfl.methods import HoloGrad, SplitMethod
+from tests.every_method import METHODS
 from tests.golden.curves import FOLDER, ROUNDS, arithmetic, losses, recorded
-from tests.tiny import METHODS, build
+from tests.tiny import build
 
 
 @pytest.mark.parametrize("cls", METHODS)

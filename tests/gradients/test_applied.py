@@ -32,7 +32,8 @@ from lightning_sfl.methods import (
     MultiSFL,
     SplitLearning,
 )
-from tests.tiny import METHODS, build, network, rich_of, rows, sgd
+from tests.every_method import METHODS, rich_of
+from tests.tiny import build, network, rows, sgd
 
 SIZES = (5, 4, 9)
 CLIENT = 2  # parameter tensors below the cut

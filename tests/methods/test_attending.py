@@ -34,7 +34,8 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import ASYNCHRONOUS, METHODS, Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
+from tests.every_method import ASYNCHRONOUS, METHODS
+from tests.tiny import Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2, 7, 6)
 ATTENDING = [method for method in METHODS if method not in (*ASYNCHRONOUS, Centralized, HoloGrad)]

@@ -20,7 +20,8 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, fit, rows
+from tests.every_method import ASYNCHRONOUS, METHODS
+from tests.tiny import Recorder, build, fit, rows
 
 SIZES, BATCH_SIZE, EPOCHS = (5, 4, 9), 4, 2
 CLIENT_STEPS = {0: 4, 1: 2, 2: 6}  # 2 * ceil(N / 4)

@@ -26,8 +26,9 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
+from tests.every_method import METHODS, rich_of
 from tests.methods.toy import labelled, toy
-from tests.tiny import METHODS, Recorder, Rows, build, fit, rich_of, rows, sgd, stretches
+from tests.tiny import Recorder, Rows, build, fit, rows, sgd, stretches
 
 STILL = {"client_optimizer": sgd(0.0), "server_optimizer": sgd(0.0)}
 

@@ -9,7 +9,8 @@ import torch
 
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.methods import SFLV1, FedAvg, HoloGrad, SplitMethod
-from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rich_of, rows, sgd, whole
+from tests.every_method import METHODS, rich_of
+from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 13)
 TOGETHER = [method for method in METHODS if not method.one_at_a_time]

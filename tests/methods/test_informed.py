@@ -30,7 +30,8 @@ from lightning_sfl.methods import (
     PerFedAvg,
     SplitMethod,
 )
-from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
+from tests.every_method import ASYNCHRONOUS, METHODS
+from tests.tiny import Recorder, build, differing, fit, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 2, 7)
 SECOND_HALVES = {5: 3, 4: 2, 9: 5, 2: 1, 7: 4}  # of batches of 4 rows

@@ -33,7 +33,8 @@ from lightning_sfl.methods import (
     SplitLearning,
 )
 from lightning_sfl.records.report import RoundReport
-from tests.tiny import METHODS, NUM_CLASSES, Recorder, Rows, build, fit, rich_of, rows, stretches
+from tests.every_method import METHODS, rich_of
+from tests.tiny import NUM_CLASSES, Recorder, Rows, build, fit, rows, stretches
 
 X = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
 

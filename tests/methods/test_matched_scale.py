@@ -12,8 +12,9 @@ from lightning_sfl.core.events import CutGradient
 from lightning_sfl.core.mixing import GradMix
 from lightning_sfl.measures.cut_scale import effective_denominator
 from lightning_sfl.methods import GAS, USFL, MiniBatchSFL, Mix2SFL, SplitMethod
+from tests.every_method import CUT_METHODS
 from tests.methods.matched import NOT_MIXED, RAGGED, recorded
-from tests.tiny import CUT_METHODS, Recorder, build, fit, rows
+from tests.tiny import Recorder, build, fit, rows
 
 
 def measured_scale(event: CutGradient) -> float:

@@ -12,22 +12,9 @@ from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, ClientStart
 from lightning_sfl.methods import CFL, GAS, IFCA, MultiSFL, SplitLearning, SplitMethod
+from tests.every_method import ASYNCHRONOUS, CUT_METHODS, METHODS, rich_of
 from tests.methods.matched import recorded
-from tests.tiny import (
-    ASYNCHRONOUS,
-    CUT_METHODS,
-    METHODS,
-    Recorder,
-    build,
-    differing,
-    fit,
-    network,
-    rich_of,
-    rows,
-    sgd,
-    weights,
-    whole,
-)
+from tests.tiny import Recorder, build, differing, fit, network, rows, sgd, weights, whole
 
 UNCUT = [cls for cls in METHODS if cls not in CUT_METHODS]
 

@@ -10,8 +10,9 @@ from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.events import ClientStep, CutGradient, RoundEnd, ServerBackward, ServerStep
 from lightning_sfl.core.replay import Replay
 from lightning_sfl.methods import GAS, SFL, SFLV2, USFL, MiniBatchSFL, Mix2SFL, MultiSFL, SplitLearning, SplitMethod
+from tests.every_method import CUT_METHODS
 from tests.methods.matched import COPIES, NOT_MIXED, RAGGED, recorded
-from tests.tiny import CUT_METHODS, Recorder, build, fit, network, rows, sgd
+from tests.tiny import Recorder, build, fit, network, rows, sgd
 
 
 @pytest.mark.parametrize("cls", CUT_METHODS)

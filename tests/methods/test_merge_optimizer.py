@@ -30,7 +30,8 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
+from tests.every_method import METHODS
+from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2)
 REFUSING = (FedAsync, SplitLearning, Centralized, MultiSFL, FedSGD, HoloGrad, Reptile, IFCA, CFL)

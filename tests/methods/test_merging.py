@@ -37,20 +37,8 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import (
-    METHODS,
-    Recorder,
-    Rows,
-    build,
-    differing,
-    fit,
-    furthest,
-    network,
-    rows,
-    sgd,
-    weights,
-    whole,
-)
+from tests.every_method import METHODS
+from tests.tiny import Recorder, Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2, 6)
 MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad, IFCA, CFL)]

@@ -12,7 +12,8 @@ from torch import nn
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientBackward, ServerBackward
 from lightning_sfl.methods import SFL, SFLV1, FedAvg, FedSGD, HoloGrad, MiniBatchSFL, SplitLearning, SplitMethod
-from tests.tiny import FIXED, METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
+from tests.every_method import FIXED, METHODS
+from tests.tiny import Recorder, build, differing, fit, network, rows, sgd, whole
 
 BAD: list[tuple[str, Any]] = [
     ("participants", 0), ("batch_size", 0), ("batch_size", -3), ("local_epochs", 0), ("local_steps", 0),

@@ -14,7 +14,8 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
 from lightning_sfl.core.own_layers import norm_state
 from lightning_sfl.methods import GAS, SFL, SFLV1, FedAvg, MiniBatchSFL, SplitMethod
-from tests.tiny import ASYNCHRONOUS, CUTS, METHODS, Recorder, build, differing, fit, network, rows, sgd, weights, whole
+from tests.every_method import ASYNCHRONOUS, METHODS
+from tests.tiny import CUTS, Recorder, build, differing, fit, network, rows, sgd, weights, whole
 
 LOCAL = [cls for cls in METHODS if not cls.why_not_local]
 SIZES = (5, 4, 9, 6)

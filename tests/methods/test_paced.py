@@ -15,7 +15,8 @@ from lightning_sfl.core.effort import Decay, Effort, EpsilonGreedy, Plateau, Upp
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, RoundEnd
 from lightning_sfl.methods import SFL, USFL, FedAvg, FedSGD, HoloGrad, MultiSFL, SplitMethod
-from tests.tiny import ASYNCHRONOUS, METHODS, Recorder, build, differing, fit, network, rows, sgd, whole
+from tests.every_method import ASYNCHRONOUS, METHODS
+from tests.tiny import Recorder, build, differing, fit, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 2)
 SAME = (*ASYNCHRONOUS, MultiSFL, FedSGD, HoloGrad)

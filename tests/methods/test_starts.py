@@ -23,20 +23,8 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )
-from tests.tiny import (
-    METHODS,
-    PERSISTENT,
-    Recorder,
-    build,
-    differing,
-    fit,
-    furthest,
-    network,
-    rows,
-    sgd,
-    weights,
-    whole,
-)
+from tests.every_method import METHODS, PERSISTENT
+from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 FROM_GLOBAL = [SFL, SFLV1, SFLV2, MiniBatchSFL, USFL, Mix2SFL, FedAvg, FedSGD, HoloGrad]
 

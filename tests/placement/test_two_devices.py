@@ -42,8 +42,9 @@ from lightning_sfl.methods import (
     SplitLearning,
     SplitMethod,
 )  # fmt: skip
+from tests.every_method import rich_of
 from tests.placement.two_devices import CPU, FIRST, SECOND, Apart, Halves, Pretended, TwoDevices, on, two_devices
-from tests.tiny import Recorder, build, differing, furthest, network, rich_of, rows, sgd, trainer, whole
+from tests.tiny import Recorder, build, differing, furthest, network, rows, sgd, trainer, whole
 
 UNCUT = [FedAvg, FedSGD]
 QUICK = [SFL, USFL, FedAvg]

@@ -35,7 +35,8 @@ from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP, Secu
 from lightning_sfl.core.privacy.sample import SampleDP
 from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.placement import Placement, SplitStrategy
-from tests.tiny import Recorder, build, network, rich_of, rows, sgd, trainer, whole
+from tests.every_method import rich_of
+from tests.tiny import Recorder, build, network, rows, sgd, trainer, whole
 
 TIMEOUT_S = 60.0
 

@@ -36,7 +36,8 @@ from lightning_sfl.methods import (
     SplitMethod,
 )
 from lightning_sfl.placement.choice import why_not_roles, why_not_sharded
-from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, sgd, whole
+from tests.every_method import METHODS
+from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, sgd, whole
 
 SIZES = (5, 4, 9, 2, 6)
 INF = float("inf")

@@ -16,7 +16,8 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.privacy.base import clipped
 from lightning_sfl.core.privacy.sample import SampleDP
 from lightning_sfl.methods import GAS, IFCA, SFL, Centralized, FedAvg, FedSGD, HoloGrad, PerFedAvg, SplitMethod
-from tests.tiny import METHODS, Recorder, build, differing, fit, furthest, network, rows, whole
+from tests.every_method import METHODS
+from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, whole
 
 SIZES = (5, 4, 9, 2)
 

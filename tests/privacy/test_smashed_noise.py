@@ -14,7 +14,8 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.privacy.smashed import SmashedNoise
 from lightning_sfl.core.replay import Replay
 from lightning_sfl.methods import GAS, SFL, FedAvg, FedSGD, MultiSFL, SplitMethod
-from tests.tiny import CUT_METHODS, Recorder, build, differing, fit, network, rich_of, rows, whole
+from tests.every_method import CUT_METHODS, rich_of
+from tests.tiny import Recorder, build, differing, fit, network, rows, whole
 
 SIZES = (5, 4, 9, 2)
 

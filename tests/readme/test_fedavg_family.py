@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from pathlib import Path
-
 import pytest
 import torch
 
 from lightning_sfl.class_names import kind_of
 from tests.cli.terminal import Terminal
+from tests.readme.pages import commands_of, page_of, trains
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "fedavg_family.md").read_text()
-COMMANDS = re.findall(r"^\$ python train.py (.*)$", PAGE, re.MULTILINE)
-SMALL = ["--data.num_clients=10", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=2"]
+PAGE = page_of("fedavg_family.md")
+COMMANDS = commands_of(PAGE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_work(command: str, terminal: Terminal) -> None:
-    code, _, err = terminal.types(*shlex.split(command), *SMALL)
-    assert (code, err) == (0, "")
-    (records,) = terminal.folder.glob("runs/*/version_0/rounds.jsonl")
-    assert len(records.read_text().splitlines()) == 2
+    trains(command, terminal)
 
 
 @pytest.mark.parametrize("key", ["aggregator", "merge_optimizer", "selection", "effort", "staleness"])

@@ -63,7 +63,7 @@ def test_commands_of_the_readme_work_in_order(clone: Path) -> None:
             look_at_tensorboard(command, clone)
         else:
             run(command, clone)
-    assert len((clone / "runs/sfl/version_0/rounds.jsonl").read_text().splitlines()) == 8
+    assert len((clone / "runs/sfl/version_0/rounds.jsonl").read_text().splitlines()) == 32
     assert (clone / "runs/predictions.csv").is_file()
     assert len(list((clone / "runs/two").glob("*/*/version_0/run.json"))) == 4
     assert (clone / "comparison/index.html").is_file()
