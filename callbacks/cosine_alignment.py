@@ -13,7 +13,7 @@ from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.events import ClientEnd, ClientStart, RoundEnd, RoundStart
-from lightning_sfl.measures.alignment import Alignment, alignment
+from lightning_sfl.measures.alignment import Alignment, alignment, cos_pair
 from lightning_sfl.measures.disagreement import disagreement
 from lightning_sfl.measures.gram import Weights, gram, weights_of
 from lightning_sfl.measures.label_imbalance import main_label
@@ -108,7 +108,7 @@ class CosineAlignment(Watcher):
         report.scalar("align/norm_mean", found.norm_mean)
         report.scalar("align/n_valid", found.n_valid)
         if "server" in self.grams:
-            report.scalar("align/cos_pair_server", alignment(self.grams["server"].cpu(), weights).cos_pair)
+            report.scalar("align/cos_pair_server", cos_pair(self.grams["server"].cpu(), weights))
         for name, value in vars(disagreement(products, weights)).items():
             report.scalar(f"disagree/{name}", value)
         for layer, part in self.layer_grams.items():

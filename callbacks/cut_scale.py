@@ -16,7 +16,7 @@ from lightning_sfl.measures.cut_scale import cut_scales, residuals, row_norms, s
 from lightning_sfl.measures.gram import quotient
 from lightning_sfl.records.report import RoundReport
 
-PENDING_LIMIT = 1 << 18
+PENDING_LIMIT = 1 << 20
 
 
 class CutScale(Watcher):

@@ -87,7 +87,7 @@ class Drift(Watcher):
             own; the same where all start from it.
     """
 
-    def __init__(self, every: int = 5, sample_interval: int = 1, anchor: bool = False) -> None:
+    def __init__(self, every: int = 10, sample_interval: int = 1, anchor: bool = False) -> None:
         super().__init__(every)
         require(sample_interval >= 1, "sample_interval", sample_interval, "an integer >= 1")
         self.sample_interval = sample_interval

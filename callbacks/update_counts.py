@@ -12,7 +12,7 @@ from lightning_sfl.callbacks.rows import square
 from lightning_sfl.callbacks.trail import Trail, trail_of, update_of
 from lightning_sfl.callbacks.visits import Visits
 from lightning_sfl.callbacks.watcher import Watcher
-from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, CutGradient, RoundEnd, RoundStart, ServerStep
+from lightning_sfl.core.events import ClientEnd, ClientStart, ClientStep, RoundEnd, RoundStart, ServerStep
 from lightning_sfl.measures.counts import magnitude_per_step, path_per_step
 from lightning_sfl.measures.gram import quotient
 from lightning_sfl.records.report import RoundReport
@@ -64,20 +64,17 @@ class UpdateCounts(Watcher):
         if self.server_path and event.server_half is not None and self.due(event.round):
             self.trails[id(event.server_half)] = trail_of(event, event.server_half)
 
-    def on_cut_gradient(self, module: Any, event: CutGradient) -> None:
-        """Rows of others that were mixed in."""
-        if event.replayed:
-            self.counts["samples_replay"] += event.replayed
-            self.fields["R"][self.visits.of(event.slot, event.client_id)] += event.replayed
-
     def on_client_step(self, module: Any, event: ClientStep) -> None:
         """One step of every client whose turn it was."""
         for turn in event.turns:
             key = self.visits.of(turn.slot, turn.client_id)
             self.fields["steps"][key] += 1
             self.fields["B"][key] += turn.rows
-            self.counts["client_steps"] += 1
-            self.counts["samples_main"] += turn.rows
+            if turn.replayed:
+                self.fields["R"][key] += turn.replayed
+        self.counts["client_steps"] += len(event.turns)
+        self.counts["samples_main"] += sum(turn.rows for turn in event.turns)
+        self.counts["samples_replay"] += sum(turn.replayed for turn in event.turns)
 
     def on_server_step(self, module: Any, event: ServerStep) -> None:
         """One step of one server copy."""

@@ -9,7 +9,7 @@ keep.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -63,15 +63,17 @@ class CutGradient:
     replayed: int = 0
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One client's part in one local step: its half, its private server copy or None, and its number of rows."""
+class Turn(NamedTuple):
+    """One client's part in one local step: its half, its private server copy or None, its number of rows, and of
+    further rows of others mixed into its loss.
+    """
 
     slot: int
     client_id: int
     client_half: nn.Module
     server_half: nn.Module | None
     rows: int
+    replayed: int = 0
 
 
 @dataclass(frozen=True)

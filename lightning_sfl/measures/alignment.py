@@ -31,14 +31,13 @@ class Alignment:
 
 def alignment(gram: Tensor, weights: Tensor, tau: float = 1e-7) -> Alignment:
     """Alignment of n updates from their Gram matrix (n, n) and weights (n,) of sum 1."""
-    norms = gram.diagonal().clamp(min=0).sqrt()
+    norms = _norms(gram)
     valid = norms > tau
     matrix = cosine_matrix(gram, valid)
     pairs = torch.outer(weights, weights) * _off_diagonal(gram)
-    valid_pairs = pairs * torch.outer(valid, valid)
     lengths = torch.outer(norms, norms)
     return Alignment(
-        cos_pair=quotient(float((valid_pairs * matrix.nan_to_num()).sum()), float(valid_pairs.sum())),
+        cos_pair=_cos_pair(matrix, pairs, valid),
         cos_pair_nw=quotient(float((pairs * gram).sum()), float((pairs * lengths).sum())),
         norm_mean=float(weights @ norms),
         n_valid=int(valid.sum()),
@@ -49,12 +48,27 @@ def alignment(gram: Tensor, weights: Tensor, tau: float = 1e-7) -> Alignment:
     )
 
 
+def cos_pair(gram: Tensor, weights: Tensor, tau: float = 1e-7) -> float:
+    """The first field of `alignment` alone."""
+    valid = _norms(gram) > tau
+    return _cos_pair(cosine_matrix(gram, valid), torch.outer(weights, weights) * _off_diagonal(gram), valid)
+
+
 def cosine_matrix(gram: Tensor, valid: Tensor) -> Tensor:
     """Pairwise cosines (n, n), NaN in the rows and columns of clients that are not valid."""
-    norms = torch.where(valid, gram.diagonal().clamp(min=0).sqrt(), NAN)
+    norms = torch.where(valid, _norms(gram), NAN)
     matrix = (gram / torch.outer(norms, norms)).clamp(-1, 1)
     matrix.diagonal().copy_(torch.where(valid, 1.0, NAN))
     return matrix
+
+
+def _norms(gram: Tensor) -> Tensor:
+    return gram.diagonal().clamp(min=0).sqrt()
+
+
+def _cos_pair(matrix: Tensor, pairs: Tensor, valid: Tensor) -> float:
+    valid_pairs = pairs * torch.outer(valid, valid)
+    return quotient(float((valid_pairs * matrix.nan_to_num()).sum()), float(valid_pairs.sum()))
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:

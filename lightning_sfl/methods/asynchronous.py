@@ -211,7 +211,7 @@ class AsynchronousMethod(SplitMethod):
     def joint_rows(self, upload: Upload) -> int:
         return self.visits.rows_under_way()
 
-    def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
+    def step_clients(self, turns: Sequence[events.Turn], cut_gradients: Sequence[Tensor] = ()) -> None:
         if self.client_momentum == "shared":
             self.pass_on_momentum(turns[0].slot)
         super().step_clients(turns, cut_gradients)

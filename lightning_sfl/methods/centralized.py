@@ -42,7 +42,7 @@ class Centralized(SplitMethod):
     def local_step(self, batches: Sequence[Batch]) -> None:
         self.backward_uncut(batches)
         self.step_server([self.server_turn(batches)])
-        self.step_clients(batches)
+        self.step_clients([self.client_turn(batch) for batch in batches])
 
     def merge(self, plan: Plan) -> None:
         copy_state(self.slots[0], self.client_half)

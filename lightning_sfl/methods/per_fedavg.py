@@ -88,7 +88,7 @@ class PerFedAvg(WholeMethod):
             self.backward_turns(batches, second)
         if self.variant == "hf":
             self.add_curvature(held, first, trained)
-        self.step_clients(batches)
+        self.step_clients([self.client_turn(batch) for batch in batches])
 
     def add_curvature(self, held: Sequence[Batch], first: Sequence[Turn], trained: Sequence[nn.Parameter]) -> None:
         """Take a times the Hessian's product with the gradients from these."""

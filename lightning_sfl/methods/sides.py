@@ -96,26 +96,25 @@ class Sides(ServerSide):
         self.link.settle()
         for answer in self.shown_answers(answers):
             self.emit_cut_gradient(answer)
-        self.step_clients([answer.upload for answer in answers], [gradient for _, gradient in learning])
+        turns = [self.client_turn(answer.upload, answer.replayed) for answer in answers]
+        self.step_clients(turns, [gradient for _, gradient in learning])
 
-    def step_clients(self, turns: Sequence[Batch | Upload], cut_gradients: Sequence[Tensor] = ()) -> None:
+    def step_clients(self, turns: Sequence[events.Turn], cut_gradients: Sequence[Tensor] = ()) -> None:
         """One optimizer step of all active clients: torch leaves slots without gradients alone."""
-        seen = tuple(self.client_turn(turn) for turn in turns)
-        held = [turn for turn in seen if self.link.holds(turn.slot)]
-        self.tell_backward(seen)
+        held = [turn for turn in turns if self.link.holds(turn.slot)]
+        self.tell_backward(tuple(turns))
         owned = [self.owned(turn.slot) for turn in held]
         self.guard_step(owned, [turn.client_id for turn in held], "client", cut_gradients)
         self.step("client")
-        for turn in seen:
+        for turn in turns:
             self.steps_taken[turn.slot] += 1
-        self.show([turn.slot for turn in seen], events.ClientStep.handler)
-        self.emit(events.ClientStep, seen)
+        self.show([turn.slot for turn in turns], events.ClientStep.handler)
+        self.emit(events.ClientStep, tuple(turns))
 
-    def client_turn(self, turn: Batch | Upload) -> events.Turn:
+    def client_turn(self, work: Batch | Upload, replayed: int = 0) -> events.Turn:
         """Who is about to move in which slot."""
-        return events.Turn(
-            turn.slot, turn.client_id, self.slots[turn.slot], self.private_server(turn.slot), turn.num_rows
-        )
+        half, private = self.slots[work.slot], self.private_server(work.slot)
+        return events.Turn(work.slot, work.client_id, half, private, work.num_rows, replayed)
 
     # --- what a client holds ----------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class WholeClients(SplitMethod):
 
     def local_step(self, batches: Sequence[Batch]) -> None:
         self.backward_uncut(batches)
-        self.step_clients(batches)
+        self.step_clients([self.client_turn(batch) for batch in batches])
 
 
 class WholeMethod(WholeClients):

@@ -43,12 +43,12 @@ class Stage:
         for slot, client in enumerate(ids):
             self.tell(events.ClientStart, slot, client, self.slots[slot], self.copies[slot])
 
-    def step(self, moves: Sequence[Sequence[float]], rows: int = 5) -> None:
+    def step(self, moves: Sequence[Sequence[float]], rows: int = 5, replayed: int = 0) -> None:
         """All clients take one step by these moves."""
         turns = []
         for slot, move in enumerate(moves):
             shift(self.slots[slot], move)
-            turns.append(events.Turn(slot, self.ids[slot], self.slots[slot], self.copies[slot], rows))
+            turns.append(events.Turn(slot, self.ids[slot], self.slots[slot], self.copies[slot], rows, replayed))
         self.tell(events.ClientStep, tuple(turns))
 
     def serve(self, move: Sequence[float], branch: int = 0, rows: int = 5) -> None:

@@ -92,6 +92,7 @@ def test_cut_scale_of_the_methods(stage: Any, case: str, monkeypatch: pytest.Mon
             payload = slot, slot, (raw,), (sent,), seen, gradient, target, sizes[slot], replayed
             told.tell(events.CutGradient, *payload)
         told.tell(events.ClientBackward, ())
+        told.step([ORIGIN] * 3, replayed=replayed)
     record = told.end(rows=sizes)
     expected = {
         "sfl": [1.0] * 3, "joined": [s / 16 for s in sizes], "joined_rescaled": [3 * s / 16 for s in sizes],
