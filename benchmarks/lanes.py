@@ -78,6 +78,17 @@ def race(runs: Mapping[str, Run]) -> dict[str, list[Lap]]:
     return {name: lane.laps for name, lane in lanes.items()}
 
 
+def shortest(races: Sequence[Mapping[str, list[Lap]]]) -> dict[str, list[Lap]]:
+    """Of races in which lap i is the same work each time: the shortest times of each, which were disturbed least."""
+    return {
+        name: [
+            Lap(min(lap.wall_s for lap in same), min(lap.cpu_s for lap in same))
+            for same in zip(*(laps[name] for laps in races), strict=True)
+        ]
+        for name in races[0]
+    }
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Of paired laps: the median, the extremes, and the ratio of the summed processor seconds."""

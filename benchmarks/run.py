@@ -39,6 +39,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--watched-rounds", type=int, default=41, help="rounds for the cost of callbacks, the first dropped"
     )
+    parser.add_argument(
+        "--watched-repeats", type=int, default=3, help="runs of these; each round counts as the shortest of them"
+    )
     parser.add_argument("--together", action="store_true", help="all callbacks together only, none by itself")
     parser.add_argument("--many-clients", type=int, default=10_000, help="size of the large population")
     parser.add_argument("--population-rounds", type=int, default=40, help="rounds for each population")
@@ -58,6 +61,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     unknown, known = set(chosen.parts) - {*PARTS, *ASKED_FOR}, ", ".join((*PARTS, *ASKED_FOR))
     if unknown:
         parser.error(f"parts={' '.join(sorted(unknown))} is not allowed: {known}")
+    if chosen.watched_repeats < 1:
+        parser.error(f"watched-repeats={chosen.watched_repeats} is not allowed: an integer >= 1")
     if chosen.accelerator == "gpu" and not torch.cuda.is_available():
         parser.error("accelerator=gpu is not allowed: cpu, since torch finds no CUDA device here")
     return chosen
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     watched = workloads(chosen.clients, chosen.watched_rounds, 1, 1)[1]
     measured: dict[str, Callable[[], list[Row]]] = {
         "throughput": lambda: throughput.measure(works),
-        "watching": lambda: watching.measure(watched, not chosen.together),
+        "watching": lambda: watching.measure(watched, not chosen.together, chosen.watched_repeats),
         "population": lambda: population.measure(
             100, chosen.many_clients, chosen.population_rounds, max(1, chosen.repeats // 2)
         ),

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import population, run, throughput
 from benchmarks import table as readme_table
-from benchmarks.lanes import Lane, Lap, race, ratio
+from benchmarks.lanes import Lane, Lap, race, ratio, shortest
 from benchmarks.table import BEGIN, END
 from benchmarks.watching import amortised
 from benchmarks.workloads import furthest, workloads
@@ -47,6 +47,11 @@ def test_a_lane_that_fails_ends_the_race() -> None:
 def test_ratios_are_those_of_neighbours() -> None:
     found = ratio([Lap(2, 1), Lap(9, 1), Lap(4, 4)], [Lap(1, 1), Lap(3, 2), Lap(4, 1)])
     assert (found.median, found.low, found.high, found.cpu, found.pairs) == (2, 1, 3, 1, 3)
+
+
+def test_of_repeated_races_each_lap_counts_at_its_shortest() -> None:
+    races = [{"a": [Lap(2, 1), Lap(3, 3)], "b": [Lap(5, 5)]}, {"a": [Lap(1, 2), Lap(4, 2)], "b": [Lap(6, 4)]}]
+    assert shortest(races) == {"a": [Lap(1, 1), Lap(3, 2)], "b": [Lap(5, 4)]}
 
 
 def test_what_comes_every_ten_rounds_counts_a_tenth() -> None:
@@ -92,7 +97,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(capsys: pytest.CaptureFi
 
 
 def test_watching_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = run.main(["watching", "--watched-rounds=2", "--together", f"--out={tmp_path}"])
+    rows = run.main(["watching", "--watched-rounds=2", "--watched-repeats=2", "--together", f"--out={tmp_path}"])
     written = json.loads((tmp_path / "latest.json").read_text())
     assert [row["figure"] for row in written["rows"]] == [row.figure for row in rows]
     assert written["machine"]["torch"] == torch.__version__
