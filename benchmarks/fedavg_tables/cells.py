@@ -20,7 +20,8 @@ class Cell:
     network: 2nn, cnn, lstm or cifar; split: iid or noniid (two shards a client, or a role each for the play); fraction:
     C, where 0 is one client; batch_size: B, None for a client's whole data; targets: test accuracies, the last of which
     ends the run; start_rate: where the search begins; cap: rounds after which the target counts as not reached;
-    expected: rounds of a training while none is known, for estimates.
+    expected: rounds of a training while none is known, for estimates; start, inputs: how weights begin and pixels are
+    scaled, in the words of `variants`.
     """
 
     method: str
@@ -34,6 +35,8 @@ class Cell:
     cap: int
     expected: int
     decay: float = 1.0
+    start: str = "pytorch"
+    inputs: str = "unit"
 
     @property
     def name(self) -> str:
@@ -44,7 +47,13 @@ class Cell:
             parts.append(f"B{self.batch_size or 'inf'}")
         else:
             parts.append(self.method)
-        return "-".join(parts)
+        return "-".join([*parts, *self.variant.values()])
+
+    @property
+    def variant(self) -> dict[str, str]:
+        """What of `start` and `inputs` is not the tables' own."""
+        own = {"start": "pytorch", "inputs": "unit"}
+        return {key: getattr(self, key) for key, usual in own.items() if getattr(self, key) != usual}
 
     @property
     def target(self) -> float:
@@ -59,9 +68,9 @@ class Cell:
 
     def definition(self) -> dict[str, Any]:
         """What a result depends on; not the start of the search, the cap, or the estimate."""
-        left_out = ("start_rate", "cap", "expected")
+        left_out = ("start_rate", "cap", "expected", "start", "inputs")
         plain = {key: value for key, value in asdict(self).items() if key not in left_out}
-        return plain | {"targets": list(self.targets)}
+        return plain | {"targets": list(self.targets)} | self.variant
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from typing_extensions import override
 
 from benchmarks.fedavg_tables.cells import Cell, Run, participants_of
+from benchmarks.fedavg_tables.variants import varied
 from lightning_sfl.backbones import MLP, CharLSTM, FedAvgCNN
 from lightning_sfl.checkpoint import DurableCheckpointIO
 from lightning_sfl.core.errors import NonFiniteError
@@ -139,6 +140,8 @@ def method_of(run: Run, clients: int, vocabulary: int | None) -> SplitMethod:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.seed)
         network = make(**options)
+        if cell.variant:
+            network = varied(cast(nn.Sequential, network), cell.start, cell.inputs)
     optimizer, common = partial(SGD, lr=run.rate), {"seed": run.seed}
     schedule = None if cell.decay == 1 else partial(ExponentialLR, gamma=cell.decay)
     if cell.method == "sgd":

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.fedavg_tables import paper, run
 from benchmarks.fedavg_tables.cells import GRID, Run, neighbours, participants_of
 from benchmarks.fedavg_tables.planning import Search, in_order, minutes_left, next_run, queue, search_of
 from benchmarks.fedavg_tables.store import Result, Store, key_of
 from benchmarks.fedavg_tables.training import Limits, Race, telling
+from benchmarks.fedavg_tables.variants import varied
+from lightning_sfl.backbones import MLP
 from lightning_sfl.records.curves import Point, crossing
 from tests.benchmarks.made_tables import CELLS, IID_CELL, put
 
@@ -52,7 +55,7 @@ def test_what_is_kept_of_a_curve_has_the_same_crossings() -> None:
 
 
 def test_every_figure_of_the_paper_has_a_cell() -> None:
-    assert [len(table.entries) for table in paper.TABLES.values()] == [40, 18, 12, 9]
+    assert [len(table.entries) for table in paper.TABLES.values()] == [40, 18, 12, 9, 10]
     shared = [entry for entry in paper.TABLES["table2"].entries if entry.cell.name == "cnn-iid-C0.1-E5-B10"]
     assert [entry.published for entry in shared] == [20]
     assert shared[0].cell in paper.TABLES["table1"].cells
@@ -60,6 +63,41 @@ def test_every_figure_of_the_paper_has_a_cell() -> None:
     assert len(set(definitions)) == len(definitions) == len(CELLS)
     assert {"cnn-iid-fedsgd", "lstm-noniid-C0.1-E5-B10", "cifar-sgd"} <= set(CELLS)
     assert {cell.start_rate for cell in CELLS.values()} <= set(GRID)
+
+
+def test_a_variant_is_a_cell_of_its_own_and_leaves_the_others_as_they_were() -> None:
+    first, *others = paper.TABLES["conditions"].cells
+    assert first == IID_CELL
+    assert {"start", "inputs"}.isdisjoint(first.definition())
+    assert others[0].name == "2nn-iid-C0.1-B10-glorot"
+    assert others[0].definition() == first.definition() | {"start": "glorot"}
+    assert others[-1].definition() == first.definition() | {"start": "truncated", "inputs": "standard"}
+    assert {cell.work for cell in others} == {first.work}
+
+
+@pytest.mark.parametrize(
+    ("start", "deviation", "bias"),
+    [
+        ("pytorch", (3 * 200) ** -0.5, None),  # uniform within 1 / sqrt(200)
+        ("glorot", (2 / 400) ** 0.5, 0.0),
+        ("he", (2 / 200) ** 0.5, 0.0),
+        ("small", 0.01, 0.0),
+        ("truncated", 0.1 * 0.8796, 0.1),  # of a normal cut off at two deviations
+    ],
+)
+def test_how_weights_begin(start: str, deviation: float, bias: float | None) -> None:
+    torch.manual_seed(0)
+    network = varied(MLP(), start, "unit")
+    assert isinstance(network, MLP)
+    assert network.fc2.weight.std().item() == pytest.approx(deviation, rel=0.02)
+    if bias is not None:
+        assert all((layer.bias == bias).all() for layer in (network.fc1, network.fc2, network.head))
+
+
+def test_inputs_of_mean_zero_and_deviation_one() -> None:
+    network = MLP()
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.equal(varied(network, "pytorch", "standard")(x), network((x - 0.1307) / 0.3081))
 
 
 def test_clients_of_a_share() -> None:

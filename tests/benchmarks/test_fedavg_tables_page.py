@@ -60,7 +60,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert text.startswith("# Mine\n\nwords\n")
     assert text.endswith(f"{report.END}\n\nmore words\n")
     assert "\nold\n" not in text
-    assert "\n6 trainings of 3 of 69 cells are on file; 1 of these have several seeds.\n" in text
+    assert "\n6 trainings of 3 of 78 cells are on file; 1 of these have several seeds.\n" in text
     assert "| 2NN C=0.1, IID B=10 | 87 | 42 \u00b1 3 | 0.48 | 2 | 0.215 | 0.1: 55; 0.215: 40; 0.464: 41 |" in text
     assert "| 2NN C=0.0, IID B=10 | 316 | 120 | 0.38 | 1 | 0.215 | 0.215: 120; search not over |" in text
     assert "| 2NN C=0.1, non-IID B=10 | 664 | not in 30 rounds (best 0.9000) |  | 1 | 0.0464 | 0.0464: capped" in text

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.fedavg_tables.cells import Run
 from benchmarks.fedavg_tables.timing import round_seconds
@@ -75,6 +76,15 @@ def test_a_run_that_was_killed_is_the_same_run(toy: FederatedData, tmp_path: Pat
     whole, rest = (train(Run(cell, 0.1, 0), toy, Limits(10**6), where, lambda outcome: None) for where in (None, path))
     assert rest.curve == whole.curve
     assert (rest.rounds, rest.end) == (cell.cap, "capped")
+
+
+def test_a_variant_begins_with_its_own_weights_and_inputs() -> None:
+    def network(**variant: str) -> nn.Module:
+        return method_of(Run(replace(IID_CELL, **variant), 0.1, 0), 100, None).backbone[0]
+
+    usual, x = network(), torch.rand(3, 1, 28, 28)
+    assert torch.equal(network(inputs="standard")(x), usual((x - 0.1307) / 0.3081))
+    assert network(start="small").fc2.weight.std() < 0.011 < usual.fc2.weight.std()
 
 
 def test_near_the_target_every_round_is_judged_and_the_run_ends_there(toy: FederatedData) -> None:
