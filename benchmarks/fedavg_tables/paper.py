@@ -48,7 +48,7 @@ class PaperTable:
 
 # rate at which the search begins, by (network, split, whether batches are small)
 STARTS = {
-    ("2nn", IID, True): 0.215, ("2nn", NON_IID, True): 0.0464, ("2nn", IID, False): 0.464,
+    ("2nn", IID, True): 0.215, ("2nn", NON_IID, True): 0.215, ("2nn", IID, False): 0.464,
     ("2nn", NON_IID, False): 0.215, ("cnn", IID, True): 0.1, ("cnn", NON_IID, True): 0.0464,
     ("cnn", IID, False): 0.215, ("cnn", NON_IID, False): 0.1, ("lstm", IID, True): 1.0, ("lstm", NON_IID, True): 1.0,
     ("lstm", IID, False): 2.15, ("lstm", NON_IID, False): 2.15,

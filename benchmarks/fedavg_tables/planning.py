@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from benchmarks.fedavg_tables.cells import GRID, Cell, Run, neighbours
 from benchmarks.fedavg_tables.store import Result, Store, key_of
@@ -106,6 +107,16 @@ def queue(
                 if seed == seeds[0] and len(search_of(store, cell, seed).results) >= tries:
                     break
                 yield found
+
+
+def at_rates(
+    store: Store, cells: Sequence[Cell], seeds: Sequence[int], rates: Sequence[float]
+) -> Iterator[tuple[Run, Limits]]:
+    """Trainings at these rates to their own end, whichever rate leads; one that was abandoned is done again."""
+    for seed, cell, rate in product(seeds, cells, rates):
+        known = store.read(Run(cell, rate, seed))
+        if known is None or known.end == "abandoned":
+            yield Run(cell, rate, seed), Limits(cell.cap)
 
 
 def expected_rounds(store: Store, cell: Cell, seed: int = 0) -> float:

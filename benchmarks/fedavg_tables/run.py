@@ -27,7 +27,7 @@ from benchmarks.fedavg_tables.cells import GRID, Cell, Run
 from benchmarks.fedavg_tables.corpora import data_for
 from benchmarks.fedavg_tables.initialisation import demonstrate
 from benchmarks.fedavg_tables.paper import TABLES
-from benchmarks.fedavg_tables.planning import in_order, minutes_left, queue, search_of
+from benchmarks.fedavg_tables.planning import at_rates, in_order, minutes_left, queue, search_of
 from benchmarks.fedavg_tables.report import write_report
 from benchmarks.fedavg_tables.store import Store, key_of
 from benchmarks.fedavg_tables.timing import round_seconds
@@ -55,6 +55,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many, to go on another time")
     parser.add_argument("--tries", type=int, default=len(GRID), help="learning rates of a cell to try at most, for now")
+    parser.add_argument("--rates", help="learning rates to train to the end, as 0.1,0.215, in place of the search")
     parser.add_argument("--plan", action="store_true", help="train nothing, say what is missing and how long it takes")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results (the committed ones)")
     parser.add_argument("--page", type=Path, default=PAGE, help="report: the file to write (docs/fedavg_tables.md)")
@@ -66,6 +67,14 @@ def seeds_of(text: str) -> list[int]:
     plain = all(word.isdecimal() for word in text.split(","))
     require(plain and len(set(text.split(","))) == len(text.split(",")), "seeds", text, "distinct integers, as 0,1,2")
     return [int(word) for word in text.split(",")]
+
+
+def rates_of(text: str) -> list[float]:
+    """Rates of the grid as listed."""
+    known = {f"{rate:g}": rate for rate in GRID}
+    for word in text.split(","):
+        require(word in known, "rates", word, f"one of {', '.join(known)}")
+    return [known[word] for word in text.split(",")]
 
 
 def cells_of(what: str, names: str | None, store: Store) -> list[Cell]:
@@ -82,7 +91,9 @@ def cells_of(what: str, names: str | None, store: Store) -> list[Cell]:
 def train_all(store: Store, cells: Sequence[Cell], seeds: Sequence[int], given: argparse.Namespace) -> bool:
     """Train what is missing until the minutes are over; whether all is there."""
     deadline = time.monotonic() + 60 * given.minutes
-    for run, limits in queue(store, cells, seeds, given.tries):
+    searched = queue(store, cells, seeds, given.tries)
+    chosen = searched if given.rates is None else at_rates(store, cells, seeds, rates_of(given.rates))
+    for run, limits in chosen:
         if time.monotonic() >= deadline:
             return False
         data = data_for(run.cell, run.seed, given.data, given.cache)
@@ -148,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require(given.tries >= 1, "tries", given.tries, "an integer >= 1")
         store, seeds = Store(given.out), seeds_of(given.seeds)
         cells = cells_of(given.what, given.cells, store)
+        if given.rates is not None:
+            rates_of(given.rates)
         if given.plan:
             show_plan(store, cells, seeds)
             return

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.fedavg_tables import paper, run
 from benchmarks.fedavg_tables.cells import GRID, Run, neighbours, participants_of
-from benchmarks.fedavg_tables.planning import Search, in_order, minutes_left, next_run, queue, search_of
+from benchmarks.fedavg_tables.planning import Search, at_rates, in_order, minutes_left, next_run, queue, search_of
 from benchmarks.fedavg_tables.store import Result, Store, key_of
 from benchmarks.fedavg_tables.training import Limits, Race, telling
 from benchmarks.fedavg_tables.variants import varied
@@ -128,6 +128,18 @@ def test_the_search_can_be_put_off(tmp_path: Path) -> None:
     assert tried == [(0.1, 0.215, 0), (0.1, 0.464, 0), (0.2, 0.215, 0), (0.2, 0.464, 0)]
 
 
+def test_given_rates_are_trained_to_the_end_whichever_leads(tmp_path: Path) -> None:
+    store, tried = Store(tmp_path), []
+    put(store, IID_CELL, 0.215, 0, 40.0)
+    put(store, IID_CELL, 0.1, 0, None, "abandoned")
+    for found, limits in at_rates(store, [IID_CELL], [0, 1], [0.1, 0.215]):
+        tried.append((found.rate, found.seed))
+        assert (limits.rounds, limits.leader) == (IID_CELL.cap, [])
+        put(store, IID_CELL, found.rate, found.seed, 60.0)
+    assert tried == [(0.1, 0), (0.1, 1), (0.215, 1)]
+    assert search_of(store, IID_CELL, 0).results[0.1].rounds_to(0.97) == pytest.approx(60, abs=0.01)
+
+
 def test_the_search_ends_at_the_edge_of_the_grid_and_leaves_what_diverges(tmp_path: Path) -> None:
     store, cell = Store(tmp_path), replace(IID_CELL, start_rate=4.64)
     tried = []
@@ -205,6 +217,7 @@ def test_the_plan_counts_what_is_missing(tmp_path: Path) -> None:
         (["table1", "--minutes", "0"], "minutes=0.0 is not allowed"),
         (["table1", "--tries", "0"], "tries=0 is not allowed"),
         (["table1", "--minutes", "nan"], "minutes=nan is not allowed"),
+        (["table1", "--rates", "0.1,0.3"], "rates='0.3' is not allowed: one of 0.01, 0.0215"),
         (["table1", "--data", "nowhere"], "data='nowhere' is not allowed: a folder with mnist in it"),
     ],
     ids=str,
