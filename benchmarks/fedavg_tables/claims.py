@@ -71,11 +71,13 @@ def find(table: str, **wanted: object) -> Iterator[Entry]:
 def claims(rounds: Rounds) -> list[Claim]:
     """All of them; rounds(cell, target) is what was measured, the mean over seeds."""
     return [
-        judged("Each step to more clients a round takes fewer rounds (B=10)", more_clients(rounds)),
+        judged("Each step to more clients a round takes fewer rounds (B=10)", more_clients(rounds, 10)),
+        judged("Each step to more clients a round takes fewer rounds with B=inf too", more_clients(rounds, None)),
         judged("One client a round (C=0) takes the most rounds (B=10)", one_client(rounds)),
         judged("B=10 takes fewer rounds than B=inf", small_batches(rounds)),
         judged("More local work takes fewer rounds, each step of it (CNN, IID)", more_work(rounds, "iid")),
         judged("More local work takes fewer rounds, each step of it (CNN, non-IID)", more_work(rounds, "noniid")),
+        judged("More epochs take fewer rounds with the same batches (CNN)", more_epochs(rounds)),
         judged("FedAvg takes fewer rounds than FedSGD (CNN, each amount of work)", against_fedsgd(rounds)),
         judged("FedAvg takes fewer rounds than FedSGD (2NN, where E=1 with B=inf is FedSGD)", two_layer(rounds)),
         judged("IID data take fewer rounds than non-IID", iid_first(rounds)),
@@ -87,11 +89,11 @@ def _of(rounds: Rounds, entry: Entry) -> Spread | None:
     return rounds(entry.cell, entry.target)
 
 
-def more_clients(rounds: Rounds) -> Iterator[Comparison]:
+def more_clients(rounds: Rounds, batch_size: int | None) -> Iterator[Comparison]:
     """Neighbouring rows of a column of table 1."""
     for network in ("2nn", "cnn"):
         for split in ("iid", "noniid"):
-            column = list(find("table1", network=network, split=split, batch_size=10))
+            column = list(find("table1", network=network, split=split, batch_size=batch_size))
             for few, many in pairwise(column):
                 yield f"{many.where} against {few.row}", _of(rounds, many), _of(rounds, few)
 
@@ -117,6 +119,15 @@ def more_work(rounds: Rounds, split: str) -> Iterator[Comparison]:
     """Neighbouring rows of table 2, which the paper sorts by updates a round."""
     for less, more in pairwise(find("table2", split=split)):
         yield f"{more.where} against {less.row}", _of(rounds, more), _of(rounds, less)
+
+
+def more_epochs(rounds: Rounds) -> Iterator[Comparison]:
+    """Rows of table 2 that differ in E alone."""
+    for split in ("iid", "noniid"):
+        for size in (None, 50, 10):
+            rows = sorted(find("table2", split=split, batch_size=size), key=lambda entry: entry.cell.epochs)
+            for less, more in pairwise(rows):
+                yield f"{more.where} against {less.row}", _of(rounds, more), _of(rounds, less)
 
 
 def against_fedsgd(rounds: Rounds) -> Iterator[Comparison]:

@@ -89,10 +89,12 @@ def test_claims_hold_fall_or_stay_open() -> None:
     verdicts = [claim.verdict for claim in claims(by_paper)]
     assert verdicts == [
         "does not hold",  # the paper's own: CNN non-IID takes 200 rounds at C=0.2 and 261 at C=0.5
+        "does not hold (2 of 16 comparisons open)",  # 2NN IID takes 1455 rounds at C=0, 1474 at 0.1; 0.5 and 1 never
         "holds",
         "holds",
         "does not hold",  # nor is this one monotone: 65 rounds at u=12, 234 at u=20
         "does not hold",
+        "does not hold",  # IID B=50 takes 29 rounds at E=5 and 32 at E=20
         "does not hold",  # non-IID E=5 B=inf takes 1000 rounds, FedSGD 483
         "holds",
         "does not hold (2 of 20 comparisons open)",  # 2NN C=0.2 B=inf
