@@ -11,6 +11,7 @@ from lightning_sfl.core.errors import require
 # Factors of 10^(1/3), as in the paper.
 GRID = (0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0, 2.15, 4.64)
 IID, NON_IID = "iid", "noniid"
+VARIED = ("start", "inputs")  # fields that the tables leave at their defaults
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Cell:
     @property
     def variant(self) -> dict[str, str]:
         """What of `start` and `inputs` is not the tables' own."""
-        own = {"start": "pytorch", "inputs": "unit"}
-        return {key: getattr(self, key) for key, usual in own.items() if getattr(self, key) != usual}
+        return {key: getattr(self, key) for key in VARIED if getattr(self, key) != getattr(Cell, key)}
 
     @property
     def target(self) -> float:
@@ -68,7 +68,7 @@ class Cell:
 
     def definition(self) -> dict[str, Any]:
         """What a result depends on; not the start of the search, the cap, or the estimate."""
-        left_out = ("start_rate", "cap", "expected", "start", "inputs")
+        left_out = ("start_rate", "cap", "expected", *VARIED)
         plain = {key: value for key, value in asdict(self).items() if key not in left_out}
         return plain | {"targets": list(self.targets)} | self.variant
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from benchmarks.fedavg_tables import variants
 from benchmarks.fedavg_tables.cells import IID, NON_IID, Cell
-from benchmarks.fedavg_tables.variants import INPUTS
-from benchmarks.fedavg_tables.variants import STARTS as VARIED
 
 INF = None
 
@@ -137,8 +136,8 @@ def cifar() -> Iterator[Entry]:
 def conditions() -> Iterator[Entry]:
     """One cell of the 2NN under other initial weights and inputs, which the paper does not name."""
     (usual,) = (e for e in first_table() if e.cell.name == "2nn-iid-C0.1-B10")
-    for inputs in INPUTS:
-        for start in VARIED:
+    for inputs in variants.INPUTS:
+        for start in variants.STARTS:
             cell = replace(usual.cell, start=start, inputs=inputs)
             yield Entry(f"weights {start}", f"inputs {inputs}", usual.published, cell, usual.target)
 

@@ -92,7 +92,7 @@ def train_all(store: Store, cells: Sequence[Cell], seeds: Sequence[int], given: 
     """Train what is missing until the minutes are over; whether all is there."""
     deadline = time.monotonic() + 60 * given.minutes
     searched = queue(store, cells, seeds, given.tries)
-    chosen = searched if given.rates is None else at_rates(store, cells, seeds, rates_of(given.rates))
+    chosen = searched if given.rates is None else at_rates(store, cells, seeds, given.rates)
     for run, limits in chosen:
         if time.monotonic() >= deadline:
             return False
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         store, seeds = Store(given.out), seeds_of(given.seeds)
         cells = cells_of(given.what, given.cells, store)
         if given.rates is not None:
-            rates_of(given.rates)
+            given.rates = rates_of(given.rates)
         if given.plan:
             show_plan(store, cells, seeds)
             return
