@@ -29,7 +29,11 @@ def stream(seed: int, purpose: str, round: int = 0, client: int = 0, step: int =
 
 def seed_torch(seed: int, purpose: str, round: int, client: int, step: int, device: torch.device) -> None:
     """Point torch's global generator of `device` at the stream of this key; dropout and the like draw from there."""
-    key = key_of(seed, purpose, round, client, step) & 0x7FFFFFFFFFFFFFFF
+    seed_generators(key_of(seed, purpose, round, client, step) & 0x7FFFFFFFFFFFFFFF, device)
+
+
+def seed_generators(key: int, device: torch.device) -> None:
+    """Seed the host's generator and that of `device`; torch.manual_seed would seed every card, which nobody undoes."""
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(key)

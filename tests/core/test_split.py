@@ -119,13 +119,16 @@ def test_the_certificate_counts_and_says_it_in_one_line() -> None:
     )
 
 
-def test_splitting_disturbs_neither_model_nor_generators() -> None:
+def test_splitting_disturbs_neither_model_nor_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []  # cards, which may be other processes' or not even initialised
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     model = DigitsCNN(dropout=0.3, norm="batch")
     model.norm1.eval()
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     with torch.inference_mode():
         cut = split(model, "relu1", torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(torch.get_rng_state(), state)
+    assert seeded == []
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert (model.training, model.norm1.training) == (True, False)
     assert not model.norm1._forward_hooks

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.core.randomness import seed_generators, untouched_generators
 from lightning_sfl.core.splitting.crossing import Refused, leaves, refill
 
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
@@ -48,10 +49,9 @@ class Cut:
 
 @contextmanager
 def same_draws(device: torch.device) -> Iterator[None]:
-    """Fork the generators and seed them, so that two runs of a model with randomness can be compared."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(0)
+    """Seed the generators for a while, so that two runs of a model with randomness can be compared."""
+    with untouched_generators(device), torch.inference_mode(False), torch.enable_grad():
+        seed_generators(0, device)
         yield
 
 
