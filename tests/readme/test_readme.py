@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lightning_sfl.methods import SFL, MiniBatchSFL
 from lightning_sfl.records.palette import style_of
+from tests.readme.warm import WarmPython
 from tests.tiny import build, differing, fit, rows, whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,27 +44,36 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: str, folder: Path) -> str:
-    beside = Path(sys.executable).parent
-    known = {"python": sys.executable, "fabric": str(beside / "fabric")}
-    words = [known.get(word, word) for word in shlex.split(command)]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+@pytest.fixture(scope="module")
+def warm(clone: Path) -> Iterator[WarmPython]:
+    """Python in the clone, with torch and Lightning imported."""
+    with WarmPython(clone) as python:
+        yield python
+
+
+def run(command: str, warm: WarmPython) -> str:
+    first, *words = shlex.split(command)
+    if first == "python":
+        done = warm.run(words)
+    else:
+        program = [str(Path(sys.executable).parent / first), *words]
+        done = subprocess.run(program, cwd=warm.folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def test_commands_of_the_readme_work_in_order(clone: Path) -> None:
+def test_commands_of_the_readme_work_in_order(clone: Path, warm: WarmPython) -> None:
     """One test, because later commands look at what earlier ones left behind."""
     assert len(COMMANDS) > 12
     for command in COMMANDS:
         if command in RUN_BY_MAKE:
             continue
         if command == "make demo":
-            run_demo(clone)
+            run_demo(clone, warm)
         elif command.startswith("tensorboard"):
             look_at_tensorboard(command, clone)
         else:
-            run(command, clone)
+            run(command, warm)
     assert len((clone / "runs/sfl/version_0/rounds.jsonl").read_text().splitlines()) == 32
     assert (clone / "runs/predictions.csv").is_file()
     assert len(list((clone / "runs/two").glob("*/*/version_0/run.json"))) == 4
@@ -85,18 +96,18 @@ def compares_the_method_of_the_readme(folder: Path) -> None:
     assert style_of("group_sfl").colour in picture
 
 
-def run_demo(clone: Path) -> None:
+def run_demo(clone: Path, warm: WarmPython) -> None:
     """The target's own commands with this interpreter, in a folder apart; the test accuracy is the promised one."""
     recipe = (clone / "Makefile").read_text().split("demo:")[1].split("\n\n")[0]
     lines = [line.strip() for line in recipe.splitlines()[1:]]
     trained = [line.replace("$(BIN)/python", "python") for line in lines if line.startswith("$(BIN)/python")]
     assert len(trained) == 4
     output = "".join(
-        run(f"{line} --trainer.default_root_dir=demo".replace("runs/sfl", "demo"), clone) for line in trained[:2]
+        run(f"{line} --trainer.default_root_dir=demo".replace("runs/sfl", "demo"), warm) for line in trained[:2]
     )
     sweep, compare = (line.replace("runs/demo_compare", "demo/compare") for line in trained[2:])
-    run(f"{sweep} --rounds 2 --out demo/compare", clone)  # all of them, in fewer rounds
-    table = run(f"{compare} --last 1", clone)
+    run(f"{sweep} --rounds 2 --out demo/compare", warm)  # all of them, in fewer rounds
+    table = run(f"{compare} --last 1", warm)
     assert re.findall(r"^(\w+)  .*  2$", table, re.MULTILINE) == DEMO
     assert "over seeds" in table
     assert len(list((clone / "demo/compare/comparison").glob("*.svg"))) >= 6
