@@ -9,6 +9,8 @@ from benchmarks.fedavg_tables.cells import GRID, Cell, Run
 from benchmarks.fedavg_tables.claims import NEVER, claims
 from benchmarks.fedavg_tables.initialisation import FILE, THETAS
 from benchmarks.fedavg_tables.paper import TABLES, Entry, PaperTable
+from benchmarks.fedavg_tables.plain_loop import FILE as PLAIN_FILE
+from benchmarks.fedavg_tables.plain_loop import plain_cells
 from benchmarks.fedavg_tables.planning import expected_rounds, minutes_left, search_of
 from benchmarks.fedavg_tables.store import Result, Store, key_of, read_json
 from lightning_sfl.records.curves import Spread, spread
@@ -33,7 +35,7 @@ def write_report(store: Store, seeds: Sequence[int], page: Path) -> Path:
 def measured_part(store: Store, seeds: Sequence[int]) -> str:
     """All tables, the claims, and the networks that were averaged."""
     parts = [extent(store, seeds), *(table_part(store, table, seeds) for table in TABLES.values())]
-    parts += [claims_part(store, seeds), init_part(store)]
+    parts += [claims_part(store, seeds), plain_part(store, seeds), init_part(store)]
     return "\n".join(parts)
 
 
@@ -109,11 +111,18 @@ def shown_hours(minutes: float) -> str:
 def shown_rounds(found: Spread, results: Sequence[Result], unit: int) -> str:
     """Mean and deviation; how many seeds got there where not all did; the best accuracy where none did."""
     if found.mean is not None:
-        return f"{found.mean * unit:.0f}" + (f" {PM} {found.sd * unit:.0f}" if found.sd is not None else "")
+        return shown_spread(found, unit)
     if found.known:
         return f"{found.known} of {found.seeds} seeds got there"
     best = max(value for result in results for _, value in result.curve)
     return f"not in {max(result.rounds for result in results)} rounds (best {best:.4f})"
+
+
+def shown_spread(found: Spread, unit: int = 1) -> str:
+    """Mean and deviation; nothing where there is no mean."""
+    if found.mean is None:
+        return ""
+    return f"{found.mean * unit:.0f}" + (f" {PM} {found.sd * unit:.0f}" if found.sd is not None else "")
 
 
 def tried_rates(store: Store, cell: Cell, seed: int) -> str:
@@ -143,6 +152,25 @@ def claims_part(store: Store, seeds: Sequence[int]) -> str:
         lines += [f"**{claim.text}**: {claim.verdict}.", ""]
         lines += [*(f"- {line}" for line in claim.lines), *([""] if claim.lines else [])]
     return "\n".join(lines)
+
+
+def plain_part(store: Store, seeds: Sequence[int]) -> str:
+    """Rounds of the same cells and rates in the platform and in a loop written apart."""
+    known = read_json(store.folder / PLAIN_FILE) or {}
+    lines = ["## The same cells in a loop of plain PyTorch", ""]
+    if not known:
+        return "\n".join([*lines, "Not run.", ""])
+    lines += ["| cell | rate | platform | plain loop | paper |", "|---|---:|---:|---:|---:|"]
+    entries = {entry.cell: entry for entry in TABLES["table1"].entries}
+    for cell in plain_cells():
+        rate, results = results_of(store, cell, seeds)
+        if rate is None:
+            continue
+        found = [known[name] for seed in seeds if (name := Run(cell, rate, seed).name) in known]
+        ours, plain = (shown_spread(one) for one in (rounds_of(results, cell.target), spread(found)))
+        entry = entries[cell]
+        lines.append(f"| {entry.where} | {rate:g} | {ours} | {plain} | {entry.published} |")
+    return "\n".join([*lines, ""])
 
 
 def init_part(store: Store) -> str:

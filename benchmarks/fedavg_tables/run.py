@@ -6,7 +6,8 @@
     python -m benchmarks.fedavg_tables.run report
 
 `times` measures the time of a round of each kind, by which --plan estimates; `init` averages two networks that began
-alike and two that did not; `report` writes docs/fedavg_tables.md, which says how rates and rounds are found.
+alike and two that did not; `plain` trains cells again in a loop of plain PyTorch; `report` writes the page
+docs/fedavg_tables.md, which says how rates and rounds are found.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.fedavg_tables.cells import GRID, Cell, Run
 from benchmarks.fedavg_tables.corpora import data_for
 from benchmarks.fedavg_tables.initialisation import demonstrate
 from benchmarks.fedavg_tables.paper import TABLES
+from benchmarks.fedavg_tables.plain_loop import run_plain
 from benchmarks.fedavg_tables.planning import at_rates, in_order, minutes_left, queue, search_of
 from benchmarks.fedavg_tables.report import write_report
 from benchmarks.fedavg_tables.store import Store, key_of
@@ -37,7 +39,7 @@ from lightning_sfl.plain_parser import PlainParser, plain_errors
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "fedavg_tables.md"
-OTHERS = ("times", "init", "report")
+OTHERS = ("times", "init", "plain", "report")
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -172,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure_times(store, cells, given)
         elif given.what == "init":
             demonstrate(store, seeds, given.data, given.cache)
+        elif given.what == "plain":
+            run_plain(store, seeds, given.data, given.cache)
         elif not train_all(store, cells, seeds, given):
             print("time is over; the same command goes on", flush=True)
             sys.exit(3)
