@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.fedavg_tables.cells import Run
 from benchmarks.fedavg_tables.timing import round_seconds
-from benchmarks.fedavg_tables.training import InTurn, Limits, method_of, quiet_trainer, train
+from benchmarks.fedavg_tables.training import InTurn, Limits, is_near, method_of, quiet_trainer, train
 from lightning_sfl.data import FederatedData, Synthetic
 from lightning_sfl.methods import FedAvg
 from tests.benchmarks.made_tables import CELLS, IID_CELL
@@ -94,6 +94,12 @@ def test_near_the_target_every_round_is_judged_and_the_run_ends_there(toy: Feder
     near = train(Run(replace(cell, targets=(best + 0.005,), cap=3), 0.1, 0), toy, Limits(3), None, lambda outcome: None)
     assert [x for x, _ in near.curve] == list(range(1, near.rounds + 1))
     assert near.rounds > 1
+
+
+@pytest.mark.parametrize(("target", "far"), [(0.54, 0.53), (0.97, 0.96), (0.99, 0.98667)])
+def test_where_near_begins(target: float, far: float) -> None:
+    assert not is_near(far - 1e-4, target)
+    assert is_near(far + 1e-4, target)
 
 
 def test_a_rate_that_explodes_is_called_diverged(toy: FederatedData) -> None:
