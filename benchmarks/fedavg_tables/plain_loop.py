@@ -1,4 +1,4 @@
-"""Cells of the 2NN in a loop of plain PyTorch that shares only the pictures with the platform.
+"""Cells of the 2NN in a loop of plain PyTorch that shares with the platform the pictures and how a curve is read off.
 
 Dealing, draws, training, averaging and judging are its own. Where both loops need the same rounds, it is not the
 platform that makes them fewer than the paper's.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.fedavg_tables.cells import IID, Cell, participants_of
+from benchmarks.fedavg_tables.cells import IID, Cell, Run, participants_of
 from benchmarks.fedavg_tables.corpora import CLIENTS, source_of
 from benchmarks.fedavg_tables.paper import TABLES
 from benchmarks.fedavg_tables.planning import search_of
@@ -100,10 +100,11 @@ def run_plain(store: Store, seeds: Sequence[int], folder: Path, cache_dir: str |
     for cell in plain_cells():
         rate = search_of(store, cell, seeds[0]).best
         require(rate is not None, "plain", cell.name, "a cell with a rate on file; train table1 first")
+        assert rate is not None
         for seed in seeds:
-            name = f"{cell.name}_lr{rate:g}_seed{seed}"
+            name = Run(cell, rate, seed).name
             if name not in known:
-                known[name] = rounds_to_target(cell, rate or 0.0, seed, train, test)
+                known[name] = rounds_to_target(cell, rate, seed, train, test)
                 write_json(store.folder / FILE, known)
             print(f"{name}: {known[name]:.1f} rounds in a plain loop", flush=True)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.fedavg_tables import plain_loop
 from benchmarks.fedavg_tables.cells import GRID, Cell, Run
 from benchmarks.fedavg_tables.claims import NEVER, claims
 from benchmarks.fedavg_tables.initialisation import FILE, THETAS
 from benchmarks.fedavg_tables.paper import TABLES, Entry, PaperTable
-from benchmarks.fedavg_tables.plain_loop import FILE as PLAIN_FILE
-from benchmarks.fedavg_tables.plain_loop import plain_cells
 from benchmarks.fedavg_tables.planning import expected_rounds, minutes_left, search_of
 from benchmarks.fedavg_tables.store import Result, Store, key_of, read_json
 from lightning_sfl.records.curves import Spread, spread
@@ -156,13 +155,13 @@ def claims_part(store: Store, seeds: Sequence[int]) -> str:
 
 def plain_part(store: Store, seeds: Sequence[int]) -> str:
     """Rounds of the same cells and rates in the platform and in a loop written apart."""
-    known = read_json(store.folder / PLAIN_FILE) or {}
+    known = read_json(store.folder / plain_loop.FILE) or {}
     lines = ["## The same cells in a loop of plain PyTorch", ""]
     if not known:
         return "\n".join([*lines, "Not run.", ""])
     lines += ["| cell | rate | platform | plain loop | paper |", "|---|---:|---:|---:|---:|"]
     entries = {entry.cell: entry for entry in TABLES["table1"].entries}
-    for cell in plain_cells():
+    for cell in plain_loop.plain_cells():
         rate, results = results_of(store, cell, seeds)
         if rate is None:
             continue

@@ -10,10 +10,13 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
+
+LIMIT_S = 300  # a command that hangs is killed
 
 
 class WarmPython:
@@ -57,6 +60,7 @@ def serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
+            signal.alarm(LIMIT_S)
             become(*json.loads(line))
             sys.exit()
         sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
