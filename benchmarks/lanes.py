@@ -62,7 +62,7 @@ class Lane:
             raise TimeoutError(f"no turn in {PATIENCE_S:g} s: another lane hangs")
 
 
-Run = Callable[[Lane], None]
+Run = Callable[[Lane], object]
 
 
 def race(runs: Mapping[str, Run]) -> dict[str, list[Lap]]:

@@ -95,7 +95,7 @@ def _line(run: subprocess.Popen[str]) -> str:
     """The next line; a run that ended before its time has none."""
     line = run.stdout.readline().strip() if run.stdout is not None else ""
     if not line:
-        raise RuntimeError(f"{run.args} ended")
+        raise RuntimeError(f"{run.args!r} ended")
     return line
 
 
@@ -154,7 +154,8 @@ def main(arguments: Sequence[str]) -> None:
     work = Workload("W2", getattr(methods, method), LeNet5, images(clients, rows), rounds, "pool2", options)
     strategy = SplitStrategy(Placement(mode))  # type: ignore[arg-type]
     turns = Turns(strategy)
-    run_ours(work, turns, **({"strategy": strategy, "devices": processes} if processes > 1 else {}))
+    shared: dict[str, Any] = {"strategy": strategy, "devices": processes} if processes > 1 else {}
+    run_ours(work, turns, **shared)
     told: dict[str, Any] = {"processes": processes, "messages": 0, "bytes": 0, "steps": 0, "waited_s": 0}
     post, laps = strategy.post, [(lap.wall_s, lap.cpu_s) for lap in turns.laps]
     if post is not None:

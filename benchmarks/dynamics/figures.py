@@ -21,7 +21,8 @@ ARM_MARKERS = ("o", "s", "^", "D", "P")
 
 def draw(study: Study, folder: Path) -> list[Path]:
     """Write gaps.svg and curves.svg into the folder."""
-    with mpl.rc_context({**RULES, "svg.hashsalt": "dynamics"}):
+    rules: Any = {**RULES, "svg.hashsalt": "dynamics"}
+    with mpl.rc_context(rules):
         drawn = {"gaps.svg": gaps(study), "curves.svg": curves(study)}
         for name, figure in drawn.items():
             save(figure, folder / name)

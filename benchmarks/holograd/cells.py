@@ -81,8 +81,8 @@ def read_rows(path: Path, cells: Sequence[Cell], settings: dict[str, Any]) -> li
 
 def _known(path: Path, settings: dict[str, Any]) -> dict[str, Row]:
     """Results on file that were measured under these settings."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": None}
-    return {_key(row["cell"]): row["found"] for row in content["rows"]} if content["settings"] == settings else {}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {_key(row["cell"]): row["found"] for row in content["rows"]} if content.get("settings") == settings else {}
 
 
 def _key(cell: Cell) -> str:

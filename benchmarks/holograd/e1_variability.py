@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.holograd import predictions, variability
 from benchmarks.holograd.cells import Cell, Row, column, interval, where
-from benchmarks.holograd.claims import Claim
+from benchmarks.holograd.claims import Claim, Verdict
 from benchmarks.holograd.pictures import axes, save
 from benchmarks.holograd.setting import Setting
 from benchmarks.holograd.tasks import Problem
@@ -91,7 +91,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         f"the cosine is set by batch size and stage of training ({min(means):.2g} to {max(means):.2g} here); c/(1-c) "
         f"grows as the batch size to the power {interval(at_init).mean:.2f}"
     )
-    verdict = "refuted" if spread > 2 else "supported"
+    verdict: Verdict = "refuted" if spread > 2 else "supported"
     return [Claim(2, text, verdict, condition if spread > 2 else "one value for all", figures)]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.holograd import predictions
 from benchmarks.holograd.cells import Cell, Row, interval, where
-from benchmarks.holograd.claims import Claim
-from benchmarks.holograd.estimators import Exact, RandomDirections, SharedDirections, cosine, train
+from benchmarks.holograd.claims import Claim, Verdict
+from benchmarks.holograd.estimators import Estimator, Exact, RandomDirections, SharedDirections, cosine, train
 from benchmarks.holograd.pictures import axes, save
 from benchmarks.holograd.setting import Setting
 from benchmarks.holograd.tasks import Problem
@@ -59,6 +59,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 def _train(setting: Setting, cell: Cell, problem: Problem) -> Row:
     """Every rate side by side on the same directions; the best counts, by the last loss."""
+    estimators: list[Estimator]
     if cell["K"]:
         directions = SharedDirections(cell["seed"], f"e2-train-{cell['K']}", problem.size)
         estimators = [RandomDirections(directions, cell["K"], "unbiased") for _ in RATES]
@@ -98,7 +99,8 @@ def progress(rows: Sequence[Row], setting: Setting) -> dict[int, list[float]]:
 def exponents(shares: dict[int, list[float]], size: int) -> tuple[list[float], list[float]]:
     """Local exponents d log(share) / d log(K) on intervals below the threshold, and on those that reach above it."""
     counts = sorted(shares)
-    below, above = [], []
+    below: list[float] = []
+    above: list[float] = []
     for low, high in pairwise(counts):
         means = [max(interval(shares[k]).mean, 1e-6) for k in (low, high)]
         local = math.log(means[1] / means[0]) / math.log(high / low)
@@ -134,6 +136,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         "d_eff of progress K/(K+d_eff), by K": ", ".join(f"{k}: {effective(k, v):.0f}" for k, v in shares.items()),
         "D": str(size),
     }
+    verdict: Verdict
     if not law:
         verdict, condition = "refuted", "the cosine does not follow sqrt(K/(K+D-1))"
     elif largest > 2:
@@ -145,7 +148,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
             "cos = sqrt(K/(K+D-1)) holds and concentrates; that K/D must reach .01 does not: progress per step grows "
             f"smoothly, as K/(K+d_eff) with d_eff {min(widths):.0f} to {max(widths):.0f} where D={size}, without jumps"
         )
-    return [Claim(1, "cos(estimate, g) = sqrt(K/D), so K/D >= .01 is needed.", verdict, condition, figures)]  # type: ignore[arg-type]
+    return [Claim(1, "cos(estimate, g) = sqrt(K/D), so K/D >= .01 is needed.", verdict, condition, figures)]
 
 
 def effective(k: int, shares: Sequence[float]) -> float:

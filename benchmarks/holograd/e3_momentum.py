@@ -67,12 +67,13 @@ def makers(problem: Problem, way: str, seed: int) -> dict[str, Callable[[], Esti
     if way == "explore":
         choice = BasisChoice("momentum")
         return {scale: partial(WithBasis, seed, "e3", choice, COUNT, scale, like) for scale in SCALES}
-    return {
+    alone: dict[str, dict[str, Callable[[], Estimator]]] = {
         "paper": {"": partial(PaperMomentum, like, WARM_UP, scaled=True)},
         "paper-plain": {"": partial(PaperMomentum, like, WARM_UP, scaled=False)},
         "oracle": {"": partial(OracleMomentum, like)},
         "sgd": {"": Exact},
-    }[way]
+    }
+    return alone[way]
 
 
 def measure(setting: Setting, cell: Cell) -> Row:

@@ -62,12 +62,13 @@ def maker(way: str, rank: int, seed: int, like: Tensor) -> Callable[[Scale], Est
     count, purpose = rank + OUTSIDE, f"e4-{way}-{rank}"
     shared = SharedDirections(seed, purpose, len(like))
     choice = BasisChoice("subspace", rank=rank)
-    return {
+    made: dict[str, Callable[[Scale], Estimator]] = {
         "off": lambda scale: RandomDirections(shared, count, scale),
         "paper": lambda scale: PaperSubspace(seed, purpose, rank, count, like),
         "explore": lambda scale: WithBasis(seed, purpose, choice, count, scale, like),
         "oracle": lambda scale: WithBasis(seed, purpose, choice, count, scale, like, oracle=True),
-    }[way]
+    }
+    return made[way]
 
 
 def rows_of(estimator: Estimator) -> Tensor | None:
@@ -178,12 +179,12 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         if learns
         else "directions outside it do not teach it a planted subspace either"
     )
-    ends = [
+    end = [
         interval(column(rows, "end", part="network", way=w, rank=sizes.subspace_ranks[-1])).mean
         for w in ("explore", "oracle")
     ]
     condition += (
-        f", and a trace of the network's ({ends[0]:.1%} of its gradients, where true gradients teach {ends[1]:.0%})"
+        f", and a trace of the network's ({end[0]:.1%} of its gradients, where true gradients teach {end[1]:.0%})"
         if interval(real["explore"]).low > 1
         else ", but not the network's, where the noise of the estimates is larger than what they hold of it"
     )

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.holograd import predictions
 from benchmarks.holograd.cells import Cell, Row, interval, where
-from benchmarks.holograd.claims import Claim
+from benchmarks.holograd.claims import Claim, Verdict
 from benchmarks.holograd.estimators import cosine, seeds_of
 from benchmarks.holograd.legacy import trimmed_over_directions
 from benchmarks.holograd.pictures import axes, save
@@ -85,7 +85,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
     broken = max(ratios) > 1.3
     shrunk = ", ".join(f"{WAYS[way]} ({slopes[way].mean:.2g})" for way in WAYS if slopes[way].high < 0.9)
     condition = f"with the mean of all scalars, unit directions and the scale D/K; these shrink it: {shrunk}"
-    verdict = "refuted" if broken or not holds else "true under a condition"
+    verdict: Verdict = "refuted" if broken or not holds else "true under a condition"
     return [
         Claim(
             6,
@@ -94,7 +94,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
             condition if verdict != "refuted" else "errors exceed the prediction",
             figures,
         )
-    ]  # type: ignore[arg-type]
+    ]
 
 
 def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:

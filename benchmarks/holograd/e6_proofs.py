@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.holograd.cells import Cell, Row, column, interval, where
-from benchmarks.holograd.claims import Claim
+from benchmarks.holograd.claims import Claim, Verdict
 from benchmarks.holograd.estimators import seeds_of
 from benchmarks.holograd.pictures import axes, save
 from benchmarks.holograd.setting import Setting
@@ -219,7 +219,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         else f"bit for bit on one machine and code path; on others within {TOLERANCE:.0e} of the scalars' rms in "
         f"float32, {COARSE:.0e} in bfloat16, which also refuses zeros"
     )
-    verdict = "true under a condition" if holds else "refuted"
+    verdict: Verdict = "true under a condition" if holds else "refuted"
     return [
         Claim(
             8,
@@ -228,7 +228,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
             condition if holds else "see the figures",
             figures,
         )
-    ]  # type: ignore[arg-type]
+    ]
 
 
 def draw(rows: Sequence[Row], setting: Setting, path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.holograd import predictions
 from benchmarks.holograd.cells import Cell, Row, column, interval, where
-from benchmarks.holograd.claims import Claim
+from benchmarks.holograd.claims import Claim, Verdict
 from benchmarks.holograd.estimators import cosine, seeds_of
 from benchmarks.holograd.legacy import trimmed_over_directions
 from benchmarks.holograd.pictures import axes, save
@@ -190,7 +190,7 @@ def claims(rows: Sequence[Row], setting: Setting) -> list[Claim]:
         "with shared directions, at least the liars' share trimmed at each end, and lies that are outliers; lies "
         "inside the range stay, and over directions of one's own trimming is itself a bias"
     )
-    verdict = "refuted" if breaks else "supported"
+    verdict: Verdict = "refuted" if breaks else "supported"
     return [
         Claim(
             7, "A trimmed mean with tau = .1 removes 20 % liars.", verdict,

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -96,9 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = chosen.out / "data" / f"{experiment.FILE}.json"
         if chosen.anew:
             path.unlink(missing_ok=True)
-        rows = measure_all(
-            path, experiment.cells(setting), lambda cell, e=experiment: e.measure(setting, cell), setting.recorded()
-        )
+        rows = measure_all(path, experiment.cells(setting), partial(experiment.measure, setting), setting.recorded())
         experiment.draw(rows, setting, chosen.out / "figures")
     path = write_summary(list(EXPERIMENTS.values()), setting, chosen.out)
     print(f"{time.perf_counter() - begun:.0f} s, {time.process_time():.0f} s of processor time; wrote {path}")
