@@ -75,8 +75,10 @@ def claims(rounds: Rounds) -> list[Claim]:
         judged("Each step to more clients a round takes fewer rounds with B=inf too", more_clients(rounds, None)),
         judged("One client a round (C=0) takes the most rounds (B=10)", one_client(rounds)),
         judged("B=10 takes fewer rounds than B=inf", small_batches(rounds)),
-        judged("More local work takes fewer rounds, each step of it (CNN, IID)", more_work(rounds, "iid")),
-        judged("More local work takes fewer rounds, each step of it (CNN, non-IID)", more_work(rounds, "noniid")),
+        judged("More local work takes fewer rounds, each measured step of it (CNN, IID)", more_work(rounds, "iid")),
+        judged(
+            "More local work takes fewer rounds, each measured step of it (CNN, non-IID)", more_work(rounds, "noniid")
+        ),
         judged("More epochs take fewer rounds with the same batches (CNN)", more_epochs(rounds)),
         judged("FedAvg takes fewer rounds than FedSGD (CNN, each amount of work)", against_fedsgd(rounds)),
         judged("FedAvg takes fewer rounds than FedSGD (2NN, where E=1 with B=inf is FedSGD)", two_layer(rounds)),
@@ -116,9 +118,12 @@ def small_batches(rounds: Rounds) -> Iterator[Comparison]:
 
 
 def more_work(rounds: Rounds, split: str) -> Iterator[Comparison]:
-    """Neighbouring rows of table 2, which the paper sorts by updates a round."""
-    for less, more in pairwise(find("table2", split=split)):
-        yield f"{more.where} against {less.row}", _of(rounds, more), _of(rounds, less)
+    """Rows of table 2, which the paper sorts by updates a round, each with the nearest measured one before it."""
+    less, *others = find("table2", split=split)
+    for more in others:
+        found = _of(rounds, more)
+        yield f"{more.where} against {less.row}", found, _of(rounds, less)
+        less = less if found is None else more
 
 
 def more_epochs(rounds: Rounds) -> Iterator[Comparison]:

@@ -107,6 +107,20 @@ def test_claims_hold_fall_or_stay_open() -> None:
     assert judged("x", [("a", near, far), ("b", near, NEVER)]).verdict == "holds but where seeds differ as much"
 
 
+def test_more_work_is_compared_with_the_nearest_row_that_is_measured() -> None:
+    found = {"cnn-iid-fedsgd": 700.0, "cnn-iid-C0.1-E1-B10": 35.0, "cnn-iid-C0.1-E5-B10": 40.0}
+    (claim,) = (
+        claim
+        for claim in claims(lambda cell, target: Spread(found[cell.name], None, 1, 1) if cell.name in found else None)
+        if claim.text == "More local work takes fewer rounds, each measured step of it (CNN, IID)"
+    )
+    assert claim.verdict == "does not hold (6 of 8 comparisons open)"
+    assert claim.lines == (
+        "FedAvg E=1 B=10, IID against FedSGD E=1 B=inf: 35 against 700",
+        "FedAvg E=5 B=10, IID against FedAvg E=1 B=10: 40 against 35, **not so**",
+    )
+
+
 def test_averaged_networks_on_the_page(tmp_path: Path) -> None:
     losses = {"alike": [1 - 0.5 * (t == 0.5) for t in THETAS], "apart": [1 + (t == 0.5) for t in THETAS]}
     (tmp_path / "init.json").write_text(json.dumps({"0": losses, "1": {**losses, "apart": losses["alike"]}}))
