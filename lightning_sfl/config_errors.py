@@ -17,6 +17,7 @@ from lightning_sfl.class_names import Kind, kind_of
 from lightning_sfl.config_checks import TRAINER
 from lightning_sfl.config_words import causes, one_line, original, readable, shortened, shown
 from lightning_sfl.core.errors import SFLError, nearest
+from lightning_sfl.foreign_options import no_meaning
 
 LIGHT_COMMANDS = ("sweep", "compare", "gradients", "doctor")  # which this parser never meets
 
@@ -87,9 +88,15 @@ def options_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def unknown_option(found: re.Match[str], key: str, complaint: Complaint) -> str:
-    """No option of that name; those of a class are known without the key that leads to it."""
+    """No option of that name, or of another method; those of a class are known without the key that leads to it."""
     prefix = f"{key}." if key else ""
-    return no_setting(prefix + found[1], [prefix + name for name in complaint.known])
+    known = [prefix + name for name in complaint.known]
+    return foreign(found[1], key, complaint) or no_setting(prefix + found[1], known)
+
+
+def foreign(name: str, key: str, complaint: Complaint) -> str | None:
+    """What to say of an option below `model` that only other methods have."""
+    return no_meaning(name, complaint.known, value_of(complaint.chain) or "this method") if key == "model" else None
 
 
 def no_setting(name: str, known: Sequence[str], where: str = "") -> str:
@@ -112,7 +119,8 @@ def unrecognized(found: re.Match[str], key: str, complaint: Complaint) -> str:
     options = [word for word in found[1].split() if word.startswith("-")]
     if not options:
         return f"{found[1].split()[0]!r} is not understood: settings are given as --name value"
-    return no_setting(options[0].lstrip("-").split("=")[0].rstrip("+"), complaint.known)
+    name = options[0].lstrip("-").split("=")[0].rstrip("+")
+    return foreign(name, key, complaint) or no_setting(name, complaint.known)
 
 
 def missing(found: re.Match[str], key: str, complaint: Complaint) -> str:

@@ -46,6 +46,14 @@ CONFIGS = [
     (b"model:\n  init_args:\n    foo: {}\n", ["'foo' below model", "local_epochs"]),
     (b"model:\n  init_args:\n    foo: 3\n", ["'model.foo'", "local_epochs"]),
     (b"model:\n  foo: 3\n", ["'model.foo'", "local_epochs"]),
+    (b"model:\n  init_args:\n    clusters: 2\n", ["model.clusters has no meaning for SFL: ", "; IFCA has it"]),
+    (
+        b"model:\n  init_args:\n    staleness: {class_path: Hinge}\n",
+        [
+            "model.staleness has no meaning for SFL: it weighs updates that come late",
+            "FedAsync, FedBuff and GAS have it",
+        ],
+    ),
     (b"model:\n  init_args:\n    seed: 5\n", ["model.seed=5", "seed_everything"]),
     (b"model:\n  class_path: SLF\n", ["no method called 'SLF'", "did you mean SFL?"]),
     (b"model:\n  init_args:\n    backbone:\n      class_path: DigitCNN\n", ["model.backbone", "DigitsCNN"]),

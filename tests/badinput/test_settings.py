@@ -134,7 +134,6 @@ FAMILY = [
     (["--model.attendance.absence=1"], ["no setting called", "'attendance.absence'"]),
     (["--model=SFLV2", "--model.attendance.deadline_s=1"], ["attendance.deadline_s=1.0", "one client steps at a time"]),
     (["--model=GAS", "--model.attendance.availability=0.5"], ["attendance.availability=0.5", "its own clock"]),
-    (["--model=FedAvg", "--model.staleness=Hinge"], ["no setting called", "'model.staleness'"]),
     (["--model=FedBuff", "--model.staleness=Hnige"], ["no staleness function", "did you mean Hinge?", "Polynomial"]),
     (["--model=FedBuff", "--model.staleness=Hinge", "--model.staleness.slope=-1"], ["staleness.slope=-1.0", ">= 0"]),
     (["--model=FedBuff", "--model.attendance.quorum=2"], ["attendance.quorum=2", "1 in FedBuff", "its own clock"]),
@@ -145,7 +144,6 @@ FAMILY = [
     (["--model=PerFedAvg", "--model.variant=hf", "--model.delta=0"], ["delta=0.0 is not allowed", "> 0, or null"]),
     (["--model=PerFedAvg", "--model.variant=maml"], ["variant='maml'", "fo"]),
     (["--model=PerFedAvg", "--model.batch_size=1"], ["batch_size=1 is not allowed", ">= 2", "cut in two"]),
-    (["--model=FedAvg", "--model.adapt_lr=0.1"], ["no setting called", "'model.adapt_lr'"]),
     (["--model=Reptile", "--model.rate=1.5"], ["rate=1.5 is not allowed", "> 0 and <= 1"]),
     (["--model=Reptile", "--model.anneal_rounds=0"], ["anneal_rounds=0 is not allowed: an integer >= 1, or null"]),
     (["--model=Reptile", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in Reptile", "`rate`"]),
@@ -160,7 +158,6 @@ FAMILY = [
     (["--model=CFL", "--model.eps2=inf"], ["eps2=inf is not allowed", "a finite number"]),
     (["--model=CFL", "--model.aggregator=Median"], ["aggregator='Median'", "none in CFL", "single client"]),
     (["--model=CFL", "--model.dynamics.start=merged"], ["dynamics.start='merged'", "method in CFL"]),
-    (["--model=FedAvg", "--model.eps1=0.1"], ["no setting called", "'model.eps1'"]),
     (["--model=ScaffoldSFL", "--model.client_optimizer=Adam"], ["model.client_optimizer='Adam'", "torch.optim.SGD"]),
     (
         ["--model=ScaffoldSFL", "--model.client_optimizer.momentum=0.9"],
@@ -171,7 +168,6 @@ FAMILY = [
     (["--model=ScaffoldSFL", "--model.bn_buffers=local"], ["bn_buffers='local'", "towards one network"]),
     (["--model=SFLProx", "--model.prox_mu=-1"], ["prox_mu=-1.0 is not allowed: a finite number >= 0"]),
     (["--model=SFLProx", "--model.prox_mu=.nan"], ["prox_mu=nan is not allowed: a finite number >= 0"]),
-    (["--model=SFL", "--model.prox_mu=1"], ["no setting called", "'model.prox_mu'"]),
     (["--model.effort=Decya"], ["model.effort: no effort", "did you mean Decay?", "Plateau", "UpperConfidence"]),
     (["--model.effort=Decay", "--model.effort.epochs_factor=2"], ["effort.epochs_factor=2.0", "at most 1"]),
     (["--model.effort=Decay", "--model.effort.batch_factor=2"], ["effort.most_batch=None", "as batches grow"]),
@@ -187,6 +183,43 @@ FAMILY = [
     (["--model.smashed_noise=-1"], ["smashed_noise=-1.0 is not allowed: a finite number >= 0"]),
     (["--model=FedAvg", "--model.smashed_noise=1"], ["smashed_noise=1.0 is not allowed: 0 in FedAvg"]),
     (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
+]
+LATE = "it weighs updates that come late, and in {} none outlives its round; FedAsync, FedBuff and GAS have it"
+STEPS = "it is about steps that clients take by themselves, and in FedSGD they take none; all methods but FedSGD and Ho"
+FOREIGN = [  # options of other methods
+    (["--model=SFL", "--model.staleness=Hinge"], ["model.staleness has no meaning for SFL: " + LATE.format("SFL")]),
+    (["--model.staleness.slope=2"], ["model.staleness has no meaning for SFL: " + LATE.format("SFL")]),
+    (["--model.staleness+=Hinge"], ["model.staleness has no meaning for SFL"]),
+    (["--model=FedAvg", "--model.staleness=Hinge"], ["has no meaning for FedAvg: " + LATE.format("FedAvg")]),
+    (
+        ["--model=SFL", "--model.clusters=2"],
+        ["model.clusters has no meaning for SFL: ", "clients choose", "; IFCA has"],
+    ),
+    (["--model=CFL", "--model.clusters=2"], ["in CFL they choose none; IFCA has it"]),
+    (["--model=FedBuff", "--model.mixing=0.3"], ["the share of a client that is mixed in alone", "; FedAsync has it"]),
+    (["--model=FedAsync", "--model.model_buffer=2"], ["FedAsync collects none; FedBuff and GAS have it"]),
+    (
+        ["--model=FedAvg", "--model.adapt_lr=0.1"],
+        ["a step of adaptation in training", "client_metrics.adapt_lr", "PerFed"],
+    ),
+    (["--model=FedAvg", "--model.eps1=0.1"], ["a cluster of clients is divided, and FedAvg divides none; CFL has it"]),
+    (["--model=SFL", "--model.prox_mu=1"], ["back to where the round began, and in SFL nothing", "; SFLProx has it"]),
+    (["--model=SFL", "--model.rate=0.1"], ["which SFL has as the lr of merge_optimizer SGD", "; Reptile has it"]),
+    (
+        ["--model=FedAvg", "--model.server_optimizer=SGD"],
+        ["a server half, and FedAvg has none", "methods but CFL, FedAs"],
+    ),
+    (["--model=FedSGD", "--model.batch_size=3"], [STEPS]),
+    (
+        ["--model.pull=1"],
+        ["model.pull has no meaning for SFL; MultiSFL has it: how strongly the master draws each branch"],
+    ),
+    (
+        ["--model.robust.rule=median"],
+        ["model.robust has no meaning for SFL; HoloGrad has it: how the clients' scalars"],
+    ),
+    (["--model=HoloGrad", "--model.robust.foo=1"], ["no setting called", "'robust.foo'"]),
+    (["--model.cluster=2"], ["no setting called 'model.cluster'"]),
 ]
 NETWORKS = [
     (["--model.cut_layer=poool"], ["model.cut_layer='poool' is not allowed", "nearest valid cuts: pool"]),
@@ -231,7 +264,7 @@ TRAINER = [
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *FAMILY, *NETWORKS, *TRAINER],
+    [*UNKNOWN, *WRONG_TYPE, *RANGES, *OPTIMIZERS, *FAMILY, *FOREIGN, *NETWORKS, *TRAINER],
     ids=lambda case: case[0][:50],
 )
 def test_is_refused(arguments: list[str], words: list[str], terminal: Terminal) -> None:
