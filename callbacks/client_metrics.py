@@ -38,7 +38,8 @@ class ClientMetrics(Watcher):
         train_rows: judge on the rows that clients train on, too; false where only those that they keep matter.
         max_rows: at most so many rows of each kind of a client, the same in every round; null for all.
         curves: clients, from number 0 on, whose values are scalars as well, as `client_3/merged_val_acc`, and so curves
-            in TensorBoard and other loggers.
+            in TensorBoard and other loggers; so are `client_3/selected`, 0 or 1 in each round, and, in rounds in which
+            it took part, its `duration_s` and `staleness` (of its first visit, where there are several).
         adapt_steps: plain gradient steps, each on all training rows of the client, at most `max_rows`, by which a copy
             of the merged network is adapted to it, as networks of Per-FedAvg and Reptile are to be used; 0 for none.
         adapt_lr: their rate; it has to be given where there are such steps.
@@ -143,17 +144,22 @@ class ClientMetrics(Watcher):
 
     def _report_clients(self, report: RoundReport) -> None:
         for key, missed in self.missed.items():
-            report.client(key, "staleness", missed)
-        report.clients("duration_s", self.seconds)
+            self._tell(report, key, "staleness", missed)
+        for key, seconds in self.seconds.items():
+            self._tell(report, key, "duration_s", seconds)
         for key, found in self.local.items():
             for field, value in named("local", found).items():
-                report.client(key, field, value)
-                self._curve(report, key, field, value)
+                self._tell(report, key, field, value)
         for client, found in self.merged.items():
             report.person(client, "selected", client in self.took_part)
+            self._curve(report, str(client), "selected", int(client in self.took_part))
             for field, value in {**named("merged", found), **named("adapted", self.adapted.get(client, {}))}.items():
                 report.person(client, field, value)
                 self._curve(report, str(client), field, value)
+
+    def _tell(self, report: RoundReport, key: str, field: str, value: float) -> None:
+        report.client(key, field, value)
+        self._curve(report, key, field, value)
 
     def _curve(self, report: RoundReport, key: str, field: str, value: float) -> None:
         if key.isdecimal() and int(key) < self.curves:

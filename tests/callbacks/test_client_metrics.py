@@ -205,9 +205,39 @@ def test_every_and_curves(tmp_path: Path) -> None:
     assert {tag.partition("/")[0] for tag in curves} == {"client_0", "client_1"}
     for client in ("0", "1"):
         fields = found[2]["population"][client] | found[2]["clients"].get(client, {})
-        for tag in (tag for tag in curves if tag.startswith(f"client_{client}/")):
-            assert found[2]["scalars"][tag] == fields[tag.partition("/")[2]]
+        assert curves_of(client, found[2]) == fields
     assert not [tag for tag in found[1]["scalars"] if tag.startswith("client")]
+
+
+def curves_of(client: str, record: dict[str, Any]) -> dict[str, float]:
+    """The scalars of one client, by what its own record calls them."""
+    tags = (tag.partition("/") for tag in record["scalars"])
+    return {field: record["scalars"][f"{head}/{field}"] for head, _, field in tags if head == f"client_{client}"}
+
+
+def test_curves_of_who_took_part_and_of_who_did_not(tmp_path: Path) -> None:
+    found, _, ends = run(tmp_path, FedAvg, ClientMetrics(curves=4), rounds=4, participants=2)
+    for record in found:
+        took_part = {client for index, client in ends.found if index == record["round"]}
+        assert len(took_part) == 2
+        for client in range(4):
+            told = curves_of(str(client), record)
+            assert told["selected"] == int(client in took_part)
+            assert ("duration_s" in told) == ("staleness" in told) == (client in took_part)
+            assert type(told["selected"]) is int, "loggers would write True and False"
+
+
+def test_curves_of_clients_that_come_late_and_come_again(tmp_path: Path) -> None:
+    """A curve has one value a round: that of the first visit."""
+    slow = {"cell": Cell(compute_flops=(1e5, 1e7)), "model_buffer": 6, "local_steps": 2}
+    found, _, _ = run(tmp_path, GAS, ClientMetrics(curves=4), rounds=6, **slow)
+    assert any("." in key for record in found for key in record["clients"]), "nobody came twice"
+    told = [(record["clients"].get(str(c), {}), curves_of(str(c), record)) for record in found for c in range(4)]
+    for fields, curves in told:
+        assert {name: curves.get(name) for name in ("staleness", "duration_s")} == {
+            name: fields.get(name) for name in ("staleness", "duration_s")
+        }
+    assert max(curves.get("staleness", 0) for _, curves in told) > 0
 
 
 def test_some_of_the_rows_are_the_same_ones_in_every_round(tmp_path: Path) -> None:

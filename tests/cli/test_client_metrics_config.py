@@ -31,6 +31,18 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def shown_of(clients: int, record: dict[str, Any]) -> dict[str, float]:
+    """What loggers are to be given of each client in a round, by tag: as its own fields of the record say."""
+    told = {}
+    for client in map(str, range(clients)):
+        came = record["clients"].get(client, {}).items()  # other watchers have fields there, too
+        own = {field: value for field, value in came if field.startswith(("local_", "duration_s", "staleness"))}
+        told |= {
+            f"client_{client}/{name}": float(value) for name, value in {**record["population"][client], **own}.items()
+        }
+    return told
+
+
 @pytest.mark.parametrize("method", ["SFL", "FedAvg"])
 def test_values_stand_in_records_csv_and_tensorboard(method: str, terminal: Terminal) -> None:
     options = ["--client_metrics.every=1", "--client_metrics.curves=3", "--data.client_val_fraction=0.2"]
@@ -41,14 +53,22 @@ def test_values_stand_in_records_csv_and_tensorboard(method: str, terminal: Term
     assert [*last["population"]] == ["0", "1", "2"]
     (run,) = terminal.folder.glob("runs/*/version_0")
     with (run / "metrics.csv").open() as file:
-        row = list(csv.DictReader(file))[-1]
+        rows = list(csv.DictReader(file))
     board = EventAccumulator(str(run))
     board.Reload()
-    for client, fields in last["population"].items():
-        tag = f"client_{client}/merged_val_acc"
-        assert last["scalars"][tag] == fields["merged_val_acc"]
-        assert float(row[tag]) == pytest.approx(fields["merged_val_acc"], rel=1e-6)
-        assert board.Scalars(tag)[-1].value == pytest.approx(fields["merged_val_acc"], rel=1e-6)
+    drawn = {tag: {event.step: event.value for event in board.Scalars(tag)} for tag in board.Tags()["scalars"]}
+    for record, row in zip(records(terminal.folder), rows, strict=True):
+        shown, index = shown_of(3, record), record["round"]
+        assert {f"client_0/{name}" for name in ("selected", "merged_val_acc")} <= {*shown}
+        assert sum(shown[f"client_{client}/selected"] for client in range(3)) == 2
+        assert (
+            sum(f"client_{client}/{name}" in shown for client in range(3) for name in ("duration_s", "staleness")) == 4
+        )
+        assert {tag: record["scalars"].get(tag) for tag in shown} == shown
+        written = {tag: float(value) for tag, value in row.items() if tag.startswith("client_") and value != ""}
+        assert written == pytest.approx(shown, rel=1e-6)
+        assert {tag: drawn[tag].get(index) for tag in shown} == pytest.approx(shown, rel=1e-6)
+        assert {tag for tag, values in drawn.items() if tag.startswith("client_") and index in values} == {*shown}
     worst = min(fields["merged_val_acc"] for fields in last["population"].values())
     assert board.Scalars("client/merged_val_acc_worst")[-1].value == pytest.approx(worst, rel=1e-6)
     assert "client/selected" in board.Tags()["histograms"]
@@ -125,10 +145,12 @@ def test_a_run_offline_has_the_values_of_every_client(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    last = records(tmp_path)[-1]["scalars"]
+    record = records(tmp_path)[-1]
+    last = record["scalars"]
     (path,) = tmp_path.glob("runs/wandb/offline-run-*/run-*.wandb")
     logged = path.read_bytes()
-    shown = [f"client_{client}/{which}_val_loss" for client in range(5) for which in ("local", "merged")]
+    shown = [*shown_of(5, record)]
+    assert {"client_0/selected", "client_4/duration_s", "client_4/staleness", "client_4/local_val_loss"} <= {*shown}
     for tag in ["val/acc", "client/merged_val_acc_worst", "client/local_val_loss_mean", *shown]:
         assert tag.encode() in logged
         assert str(last[tag]).encode() in logged, tag
