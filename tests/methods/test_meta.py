@@ -19,7 +19,7 @@ from lightning_sfl.callbacks import ClientMetrics, RoundRecord
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.rounds import Work, draw_batches
 from lightning_sfl.measures.adapted import adapted
-from lightning_sfl.methods import FedAvg, PerFedAvg, Reptile, SplitMethod
+from lightning_sfl.methods import SFL, SFLV1, FedAvg, PerFedAvg, Reptile, SplitMethod
 from lightning_sfl.records.round_log import read_rounds
 from tests import tiny
 from tests.cli.terminal import SMALL, Terminal
@@ -163,6 +163,20 @@ def test_a_part_of_the_way(rate: float) -> None:
     wanted = {name: start[name] + rate * (mean[name] - start[name]) for name in start}
     assert furthest(run(Reptile, rate=rate), wanted) < 1e-14
     assert furthest(run(Reptile, rate=rate), run(FedAvg, weighting="uniform", merge_optimizer=sgd(rate))) < 1e-14
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.9])
+def test_with_a_cut_it_is_a_merge_optimizer(rate: float) -> None:
+    """SFLV1 is Reptile, as it is FedAvg; in SFL client halves go so far, and the one server half is as trained."""
+    options = {"weighting": "uniform", "server_optimizer": sgd(BETA)}
+    whole_way, reptile = run(SFLV1, rounds=3, merge_optimizer=sgd(rate), **options), run(Reptile, rounds=3, rate=rate)
+    assert furthest(whole_way, reptile) < 1e-13
+    start, mean = dict(network(dtype=EXACT).state_dict()), run(SFL, **options)
+    wanted = {name: mean[name] for name in start} | {
+        name: start[name] + rate * (mean[name] - start[name]) for name in start if name.startswith("fc1.")
+    }
+    assert furthest(run(SFL, merge_optimizer=sgd(rate), **options), wanted) < 1e-14
+    assert furthest(mean, wanted) > 1e-4
 
 
 def test_the_rate_falls_by_the_same_step_every_round_and_then_stays_zero(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.events import ClientEnd, ClientStep, ServerStep
-from lightning_sfl.methods import SFL, SFLProx, SplitMethod
+from lightning_sfl.core.proximal import proximal_pull
+from lightning_sfl.methods import SFL, FedAvg, SFLProx, SplitMethod
 from tests.cli.terminal import SMALL, Terminal
 from tests.tiny import Recorder, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
@@ -135,6 +136,49 @@ def test_three_rounds_by_hand(prox_server: bool) -> None:
             ends = [[*half.parameters()][number].data for half in halves]
             parameter.data = sum(share * end for share, end in zip(shares, ends, strict=True))  # type: ignore[assignment]
     assert furthest(whole(method), dict(net.state_dict())) < 1e-13
+
+
+# --- without a cut ----------------------------------------------------------------------------------------------------
+
+
+class OwnFedProx(FedAvg):
+    """FedProx of whole networks, as a method of one's own: what is merged stands where the round began."""
+
+    def __init__(self, backbone: nn.Module, cut_layer: str, *, prox_mu: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(backbone, cut_layer, **kwargs)
+        self.prox_mu = prox_mu
+
+    def guard_step(self, owned: Any, clients: Any, side: Any, cut_gradients: Any = ()) -> None:
+        for halves in owned:
+            for half, begun in zip(halves, (self.client_half, self.server_half), strict=True):
+                proximal_pull(half.parameters(), [*begun.parameters()], self.prox_mu)
+        super().guard_step(owned, clients, side, cut_gradients)
+
+
+@pytest.mark.parametrize("engine", ["loop", "stacked"])
+def test_fedprox_of_ones_own_by_hand(engine: str) -> None:
+    """Two rounds of plain steps down the loss plus the term; with mu 0 FedAvg, bit for bit."""
+    data, mu, lr = rows(SIZES, dtype=EXACT), 0.8, 0.1
+    options = {"batch_size": 4, "participants": 3, "client_engine": engine, "client_optimizer": sgd(lr)}
+    method = OwnFedProx(network(dtype=EXACT), "relu1", prox_mu=mu, **options)
+    fit(method, data, 2)
+    net = network(dtype=EXACT)
+    for index in range(2):
+        plan = method.plan(index)
+        ends = [copy.deepcopy(net) for _ in plan.participants]
+        for batch in (batch for sweep in plan.interleaved() for batch in sweep):
+            x, y = data.population.take(batch.rows)
+            moved = [*ends[batch.slot].parameters()]
+            loss = cross_entropy(ends[batch.slot](x), y) + pulled(ends[batch.slot], net, mu)
+            for parameter, gradient in zip(moved, torch.autograd.grad(loss, moved), strict=True):
+                parameter.data -= lr * gradient
+        shares = [SIZES[client] / sum(SIZES[other] for other in plan.participants) for client in plan.participants]
+        states = [end.state_dict() for end in ends]
+        net.load_state_dict({n: sum(s * e[n] for s, e in zip(shares, states, strict=True)) for n in states[0]})
+    assert furthest(whole(method), dict(net.state_dict())) < 1e-13
+    plain = whole(fit(build(FedAvg, network(dtype=EXACT), **options), data, 2))
+    still = OwnFedProx(network(dtype=EXACT), "relu1", prox_mu=0.0, **options)
+    assert differing(whole(fit(still, data, 2)), plain) == []
 
 
 # --- what it goes with ------------------------------------------------------------------------------------------------
