@@ -80,6 +80,14 @@ def test_without_a_direction_the_plain_weights_hold() -> None:
     assert merged(CosineWeighted(), (0.0, 0.0), (2.0, 0.0)) == [2, 0]
 
 
+def test_where_all_point_away_from_the_others_the_plain_weights_hold() -> None:
+    """r = (-0.5, 0) is no zero, yet the others' mean is opposite to either update, so that no share is left."""
+    opposite = [(1.0, 0.0), (-2.0, 0.0)]
+    assert merged(CosineWeighted(reference="others"), *opposite) == [-0.5, 0]
+    assert merged(CosineWeighted(reference="others"), *opposite, weights=[3, 1]) == [0.25, 0]
+    assert merged(CosineWeighted(reference="mean"), *opposite) == [-2, 0]
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_a_common_scale_of_all_updates_scales_the_result(factor: float) -> None:
     updates = drawn(0)
@@ -112,6 +120,16 @@ def test_lengths_are_cut_in_closed_form() -> None:
         clipped = np.array(merged(NormClipping(threshold=2.0), update.tolist()))
         assert np.linalg.norm(clipped) < 2
         assert clipped / np.linalg.norm(clipped) == pytest.approx(update / np.linalg.norm(update))
+
+
+def test_the_median_counts_clients_whatever_their_weights() -> None:
+    """Weights 5, 1, 2 of 8. Updates 0, -8, 24: mean 5, deviations 5, 13, 19, limit 13: 24 becomes 5 + 13."""
+    far = [(0.0,), (-8.0,), (24.0,)]
+    assert merged(DeviationClipping(factor=1.0), *far, weights=[5, 1, 2]) == pytest.approx([(18 * 2 - 8) / 8])
+    lengths = (math.tanh(1 / 2) * 5 + math.tanh(2 / 2) + math.tanh(4 / 2) * 2) * 2 / 8
+    assert merged(NormClipping(factor=1.0), (1.0,), (2.0,), (4.0,), weights=[5, 1, 2]) == pytest.approx([lengths])
+    middle = (math.tanh(1 / 2) * 3 + math.tanh(3 / 2)) * 2 / 4  # of two the limit is 2, wherever the weight lies
+    assert merged(NormClipping(factor=1.0), (1.0,), (3.0,), weights=[3, 1]) == pytest.approx([middle])
 
 
 def test_krum_takes_whoever_has_near_neighbours() -> None:
