@@ -72,7 +72,8 @@ class Guarded(Merging):
         if self.privacy is not None and stage == "fit":
             self.check_what_goes_with(self.privacy, type(self.privacy).__name__)
             alike = self.weighting == "uniform"
-            self.privacy.prepare(Setting(self.num_expected, self.asked_share, self.why_unaccounted, alike))
+            most = min(self.selection.most(self.num_expected), len(self.available))
+            self.privacy.prepare(Setting(most, self.asked_share, self.why_unaccounted, alike))
 
     def check_what_goes_with(self, privacy: Privacy, name: str) -> None:
         """Refuse a network and options that would defeat it."""
@@ -102,9 +103,14 @@ class Guarded(Merging):
 
     @property
     def why_learning(self) -> str:
-        """What goes by training results that nothing hides; empty where nothing does."""
+        """What follows from clients' data in ways that nothing hides; empty where nothing does."""
+        name = type(self.selection).__name__
         if self.selection.learns:
-            return f"{type(self.selection).__name__} goes by training losses without noise"
+            return f"{name} goes by training losses without noise"
+        if self.selection.looks_at_data:
+            return f"{name} goes by clients' rows without noise"
+        if self.attendance.hurries:
+            return "who is done in time goes by how many rows clients have"
         learns = self.effort is not None and type(self.effort).learn is not Effort.learn
         return f"{type(self.effort).__name__} goes by training results without noise" if learns else ""
 
