@@ -27,7 +27,6 @@ class Guarded(Merging):
     """Hands every update to `privacy` before it is merged.
 
     why_unguarded: what to answer where that has no meaning although states are merged.
-    why_not_together: what to answer where clients are not drawn for a round and do not hand in together.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -38,7 +37,6 @@ class Guarded(Merging):
     """
 
     why_unguarded: ClassVar[str] = ""
-    why_not_together: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -104,15 +102,9 @@ class Guarded(Merging):
     @property
     def why_learning(self) -> str:
         """What follows from clients' data in ways that nothing hides; empty where nothing does."""
-        name = type(self.selection).__name__
-        if self.selection.learns:
-            return f"{name} goes by training losses without noise"
-        if self.selection.looks_at_data:
-            return f"{name} goes by clients' rows without noise"
-        if self.attendance.hurries:
-            return "who is done in time goes by how many rows clients have"
         learns = self.effort is not None and type(self.effort).learn is not Effort.learn
-        return f"{type(self.effort).__name__} goes by training results without noise" if learns else ""
+        effort = f"{type(self.effort).__name__} goes by training results" if learns else ""
+        return self.why_uneven or effort
 
     # --- updates ----------------------------------------------------------------------------------------------------
 

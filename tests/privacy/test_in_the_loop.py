@@ -205,13 +205,13 @@ def test_an_epsilon_is_told_where_all_that_is_released_is_noised() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"selection": Oort()}, "no epsilon, as Oort goes by training losses without noise"),
-        ({"selection": PowerOfChoice(4)}, "no epsilon, as PowerOfChoice goes by training losses without noise"),
-        ({"selection": FedCBS()}, "no epsilon, as FedCBS goes by clients' rows without noise"),
-        ({"selection": LabelAware()}, "no epsilon, as LabelAware goes by clients' rows without noise"),
+        ({"selection": Oort()}, "no epsilon, as Oort goes by training losses"),
+        ({"selection": PowerOfChoice(4)}, "no epsilon, as PowerOfChoice goes by training losses"),
+        ({"selection": FedCBS()}, "no epsilon, as FedCBS goes by clients' rows"),
+        ({"selection": LabelAware()}, "no epsilon, as LabelAware goes by clients' rows"),
         ({"attendance": Attendance(overcommit=1.5)}, "no epsilon, as who is done in time goes by how many rows"),
         ({"attendance": Attendance(deadline_s=1e3)}, "no epsilon, as who is done in time goes by how many rows"),
-        ({"effort": Plateau()}, "no epsilon, as Plateau goes by training results without noise"),
+        ({"effort": Plateau()}, "no epsilon, as Plateau goes by training results"),
     ],
     ids=lambda one: "" if isinstance(one, str) else next(iter(one)),
 )
