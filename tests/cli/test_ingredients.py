@@ -41,6 +41,7 @@ WORK = {
     "Decay": ["epochs_factor=0.5"],
     "EpsilonGreedy": ["arms=[1,3]"],
     "Plateau": ["patience=1"],
+    "Stages": ["epochs={1: 1, 2: 3}"],
     "UpperConfidence": ["arms=[1,3]"],
 }
 ATTENDANCE = {
