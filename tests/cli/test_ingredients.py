@@ -15,7 +15,7 @@ from lightning_sfl.class_names import kind_of
 from tests.cli.terminal import SMALL, Terminal
 
 SETTING = [
-    *SMALL, "--data.source.rows=120", "--data.num_clients=6", "--model.participants=5", "--model.local_epochs=2",
+    *SMALL, "--data.source.rows=125", "--data.num_clients=6", "--model.participants=5", "--model.local_epochs=2",
     "--trainer.max_epochs=3",
 ]  # fmt: skip
 SCHEDULE = "schedule.json"
@@ -27,6 +27,7 @@ MERGED = {
         "Median": [],
         "NormClipping": ["factor=0.5"],
         "TrimmedMean": [],
+        "Unbiased": [],
     },
     "merge_optimizer": {
         "FedAdagrad": ["lr=0.03"],
@@ -40,6 +41,7 @@ WORK = {
     "Decay": ["epochs_factor=0.5"],
     "EpsilonGreedy": ["arms=[1,3]"],
     "Plateau": ["patience=1"],
+    "Stages": ["epochs={1: 1, 2: 3}"],
     "UpperConfidence": ["arms=[1,3]"],
 }
 TRACE = "trace.json"
