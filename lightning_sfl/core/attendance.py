@@ -44,6 +44,11 @@ class Attendance:
         """Whether everybody that is asked comes and is done."""
         return self == EVERYBODY
 
+    @property
+    def hurries(self) -> bool:
+        """Whether a round may end before all that came are done."""
+        return self.overcommit > 1 or self.deadline_s is not None
+
     def asked(self, participants: int) -> int:
         """How many are asked where so many are wanted; 1.1 * 10 is 11 here, as one would expect."""
         return participants if self.overcommit == 1 else math.ceil(round(self.overcommit * participants, 9))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.randomness import stream
 from lightning_sfl.core.rounds import Work
+
+T = TypeVar("T")
 
 
 class Effort(ABC):
@@ -76,6 +78,28 @@ class Decay(Effort):
         top = self.most_batch
         grown = base.batch_size * self.batch_factor**round if round * math.log(self.batch_factor) < 600 else math.inf
         return replace(base, local_epochs=epochs, batch_size=top if grown >= top else _rounded(grown))
+
+
+class Stages(Effort):
+    """Epochs and batch sizes by the round from which on they hold; before the first of these, as configured.
+
+    Args:
+        epochs: `{0: 1, 2: 5}` for one pass over the rows in rounds 0 and 1, and five from round 2 on.
+        batch_sizes: the same for rows per local step.
+    """
+
+    def __init__(self, epochs: dict[int, int] | None = None, batch_sizes: dict[int, int] | None = None) -> None:
+        self.epochs, self.batch_sizes = epochs or {}, batch_sizes or {}
+        for key, listed in {"epochs": self.epochs, "batch_sizes": self.batch_sizes}.items():
+            good = all(round >= 0 and value >= 1 for round, value in listed.items())
+            require(good, f"effort.{key}", listed, "rounds from 0 on and integers >= 1, such as {0: 1, 2: 5}")
+        some = bool(self.epochs or self.batch_sizes)
+        require(some, "effort.epochs", epochs, "at least one round and its epochs, unless batch_sizes has one")
+        self.restart()
+
+    def work(self, round: int, base: Work, seed: int) -> Work:
+        epochs = _since(self.epochs, round, base.local_epochs)
+        return replace(base, local_epochs=epochs, batch_size=_since(self.batch_sizes, round, base.batch_size))
 
 
 class Plateau(Effort):
@@ -175,6 +199,12 @@ class UpperConfidence(_Bandit):
 
     def choose(self, means: np.ndarray, counts: np.ndarray, round: int, seed: int) -> int:
         return int(np.argmax(means + self.width * np.sqrt(2 * math.log(counts.sum()) / counts)))
+
+
+def _since(listed: Mapping[int, int], round: int, otherwise: T) -> int | T:
+    """What the last round up to this one lists."""
+    begun = [each for each in listed if each <= round]
+    return listed[max(begun)] if begun else otherwise
 
 
 def _rounded(value: float) -> int:

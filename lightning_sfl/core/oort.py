@@ -82,9 +82,11 @@ class Oort(Selector, Memory):
         self.rows, self.seconds = np.asarray(rows, float), np.asarray(seconds)
 
     def learn(self, round: int, reports: Mapping[int, Report]) -> None:
-        for client, report in reports.items():
+        done = {client: report for client, report in reports.items() if not report.late}
+        own = {client: min(self.rows[client], report.rows) * report.root_mean_square for client, report in done.items()}
+        for client in reports:  # late ones have the average of the others
             self.last[client] = round + 1
-            self.utility[client] = min(self.rows[client], report.rows) * report.root_mean_square
+            self.utility[client] = own[client] if client in own else sum(own.values()) / len(own)
         known = [float(self.utility[client]) for client in self.exploited if client in reports]
         newest = self.history.new_tensor([sum(known) / len(known) if known else 0.0])
         self.history = torch.cat([self.history, newest])[-2 * PACER_STEP :]

@@ -11,11 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Report:
-    """rows: trained on, repetitions counted; mean, root_mean_square: of their losses, each as it was met."""
+    """rows: trained on, repetitions counted; mean, root_mean_square: of their losses, each as it was met.
+
+    late: the client was not done, and these are means over those that were.
+    """
 
     rows: int
     mean: float
     root_mean_square: float
+    late: bool = False
 
 
 class LossLedger:
@@ -37,8 +41,8 @@ class LossLedger:
 
 
 def mean_of(reports: Sequence[Report]) -> Report:
-    """What is usual among these, of which there must be one."""
+    """What a late client is told to have shown: what is usual among these, of which there must be one."""
     count = len(reports)
     rows = sum(report.rows for report in reports) // count
-    means = [sum(values) / count for values in zip(*[(r.mean, r.root_mean_square) for r in reports], strict=True)]
-    return Report(rows, *means)
+    mean = sum(report.mean for report in reports) / count
+    return Report(rows, mean, sum(report.root_mean_square for report in reports) / count, late=True)

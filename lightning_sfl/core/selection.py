@@ -49,6 +49,11 @@ class Selector(ABC):
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
         """Distinct ids out of `available` (ascending ids of clients with at least one row)."""
 
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether choices may follow from what rows the clients hold, so that they give something of it away."""
+        return type(self).prepare is not Selector.prepare
+
     def most(self, participants: int) -> int:
         """The largest number of participants that any round may have."""
         return participants

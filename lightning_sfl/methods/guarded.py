@@ -27,7 +27,6 @@ class Guarded(Merging):
     """Hands every update to `privacy` before it is merged.
 
     why_unguarded: what to answer where that has no meaning although states are merged.
-    why_not_together: what to answer where clients are not drawn for a round and do not hand in together.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -38,7 +37,6 @@ class Guarded(Merging):
     """
 
     why_unguarded: ClassVar[str] = ""
-    why_not_together: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -72,7 +70,8 @@ class Guarded(Merging):
         if self.privacy is not None and stage == "fit":
             self.check_what_goes_with(self.privacy, type(self.privacy).__name__)
             alike = self.weighting == "uniform"
-            self.privacy.prepare(Setting(self.num_expected, self.asked_share, self.why_unaccounted, alike))
+            most = min(self.selection.most(self.num_expected), len(self.available))
+            self.privacy.prepare(Setting(most, self.asked_share, self.why_unaccounted, alike))
 
     def check_what_goes_with(self, privacy: Privacy, name: str) -> None:
         """Refuse a network and options that would defeat it."""
@@ -102,11 +101,10 @@ class Guarded(Merging):
 
     @property
     def why_learning(self) -> str:
-        """What goes by training results that nothing hides; empty where nothing does."""
-        if self.selection.learns:
-            return f"{type(self.selection).__name__} goes by training losses without noise"
+        """What follows from clients' data in ways that nothing hides; empty where nothing does."""
         learns = self.effort is not None and type(self.effort).learn is not Effort.learn
-        return f"{type(self.effort).__name__} goes by training results without noise" if learns else ""
+        effort = f"{type(self.effort).__name__} goes by training results" if learns else ""
+        return self.why_uneven or effort
 
     # --- updates ----------------------------------------------------------------------------------------------------
 

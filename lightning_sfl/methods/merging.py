@@ -20,6 +20,7 @@ class Merging(OwnNorms):
     """Puts what clients hand in together.
 
     why_only_averaged, why_not_moved: what to answer where another aggregator, or a merge optimizer, has no meaning.
+    why_not_together: what to answer where clients are not drawn for a round and do not hand in together.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -32,6 +33,7 @@ class Merging(OwnNorms):
     """
 
     why_only_averaged: ClassVar[str] = ""
+    why_not_together: ClassVar[str] = ""
     why_not_moved: ClassVar[str] = ""
 
     def __init__(
@@ -64,12 +66,32 @@ class Merging(OwnNorms):
         super().prepare(data, stage)
         if stage == "fit":
             self.check_enough(self.fewest_merged)
+            self.check_draws(type(self.aggregator).__name__)
+            self.aggregator.tell_rows([len(self.population.rows[client]) for client in self.available])
             self.build_merge_optimizer()
 
     def check_enough(self, count: int) -> None:
         """Refuse to merge fewer states than the aggregator needs."""
         name, least = type(self.aggregator).__name__, self.aggregator.least
         require(count >= least, "aggregator", name, f"with these options it needs {least} clients a round, not {count}")
+
+    @property
+    def why_uneven(self) -> str:
+        """What of clients' data decides who of them is merged; empty where nothing does."""
+        name = type(self.selection).__name__
+        if self.selection.learns:
+            return f"{name} goes by training losses"
+        if self.selection.looks_at_data:
+            return f"{name} goes by clients' rows"
+        return "who is done in time goes by how many rows clients have" if self.attendance.hurries else ""
+
+    def check_draws(self, rule: str) -> None:
+        """Refuse a rule that reckons with even draws where there are none, or where clients count otherwise."""
+        if self.aggregator.needs_even_draws:
+            why = self.why_not_together or self.why_uneven
+            why = why or ("attendance.trace lists who can be asked" if self.trace else "")
+            require(not why, "aggregator", rule, f"with clients that are all equally likely to be merged; here {why}")
+            require(self.weighting == "samples", "weighting", self.weighting, f"samples with aggregator {rule}")
 
     def merged_halves(self) -> nn.ModuleList:
         """What clients' states are merged into: the client half, and the server half where clients have copies."""

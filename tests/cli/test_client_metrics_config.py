@@ -96,7 +96,8 @@ def test_five_clients_have_five_and_one_thousand_rows() -> None:
     assert data.population.sizes == [5000] * 5
     assert [len(rows) for rows in data.population.kept] == [1000] * 5
     assert settings["trainer"]["max_epochs"] == 5
-    assert {settings["model"]["init_args"][key] for key in ("local_epochs", "batch_size")} == {10, 32}
+    wanted = {"participants": 5, "local_epochs": 10, "batch_size": 32}
+    assert {key: settings["model"]["init_args"][key] for key in wanted} == wanted
 
 
 @pytest.mark.parametrize("method", ["FedAvg", "SFL"])

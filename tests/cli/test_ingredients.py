@@ -15,7 +15,7 @@ from lightning_sfl.class_names import kind_of
 from tests.cli.terminal import SMALL, Terminal
 
 SETTING = [
-    *SMALL, "--data.source.rows=120", "--data.num_clients=6", "--model.participants=5", "--model.local_epochs=2",
+    *SMALL, "--data.source.rows=125", "--data.num_clients=6", "--model.participants=5", "--model.local_epochs=2",
     "--trainer.max_epochs=3",
 ]  # fmt: skip
 SCHEDULE = "schedule.json"
@@ -27,6 +27,7 @@ MERGED = {
         "Median": [],
         "NormClipping": ["factor=0.5"],
         "TrimmedMean": [],
+        "Unbiased": [],
     },
     "merge_optimizer": {
         "FedAdagrad": ["lr=0.03"],
@@ -40,14 +41,18 @@ WORK = {
     "Decay": ["epochs_factor=0.5"],
     "EpsilonGreedy": ["arms=[1,3]"],
     "Plateau": ["patience=1"],
+    "Stages": ["epochs={1: 1, 2: 3}"],
     "UpperConfidence": ["arms=[1,3]"],
 }
+TRACE = "trace.json"
 ATTENDANCE = {
     "availability": ["availability=0.5", "quorum=3"],
+    "trace": [f"trace={TRACE}", "quorum=3"],
     "overcommit": ["overcommit=1.6"],
     "deadline_s": ["deadline_s=0.001", "quorum=2"],
 }
-USUAL = {"WeightedAverage", "Uniform"}
+LATE = {"Hinge": ["slope=1", "tolerated=1"], "Polynomial": ["power=1"]}
+USUAL = {"WeightedAverage", "Uniform", "Constant"}
 Round = dict[str, Any]
 PLAIN: dict[tuple[str, ...], list[Round]] = {}
 both = pytest.mark.parametrize("method", ["sfl", "fedavg"])
@@ -79,7 +84,7 @@ def series(rounds: list[Round], tag: str) -> list[float]:
 
 
 def test_none_is_left_out() -> None:
-    listed = {**MERGED, "selection": CHOSEN, "effort": WORK}
+    listed = {**MERGED, "selection": CHOSEN, "effort": WORK, "staleness": LATE}
     for key, names in listed.items():
         known = {name for name in kind_of(key).names() if not hasattr(torch.optim, name)}
         assert known - USUAL == set(names) - {"SGD"}, key
@@ -121,10 +126,32 @@ def test_how_much_a_client_does(name: str, method: str, terminal: Terminal) -> N
 @both
 @pytest.mark.parametrize("name", ATTENDANCE)
 def test_who_comes_and_is_done(name: str, method: str, terminal: Terminal) -> None:
+    terminal.writes(TRACE, "[[0, 1, 2], [4, 5], [1, 3, 5]]")
     found = trained(terminal, method, *(f"--model.attendance.{setting}" for setting in ATTENDANCE[name]))
     came, finished = series(found, "attendance/came"), series(found, "attendance/finished")
-    if name == "availability":
+    if name in ("availability", "trace"):
+        short = [int(count < 3) for count in came]
         assert min(came) < 5
+        assert series(found, "attendance/called_off_total") == [sum(short[: i + 1]) for i in range(3)]
+        assert finished == [0 if few else count for few, count in zip(short, came, strict=True)]
+        assert [len(one["clients"]) for one in found] == finished
     else:
         expected = {"overcommit": ([5, 5, 5], [6, 6, 6]), "deadline_s": ([2, 2, 2], [5, 5, 5])}
         assert (finished, came) == expected[name]
+    if name == "trace":
+        assert [sorted(one["clients"]) for one in found] == [["0", "1", "2"], [], ["1", "3", "5"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "first"),
+    [("fedbuff", "Polynomial", 1), ("fedbuff", "Hinge", 2), ("gas", "Hinge", 2), ("fedasync", "Polynomial", 0)],
+)
+def test_late_updates_count_less(method: str, name: str, first: int, terminal: Terminal) -> None:
+    """Two updates at a time miss 0, 1 and 2 merges; one at a time, up to 4 at once. The hinge tolerates one."""
+    few = ["--model.local_epochs=1", *([] if method == "fedasync" else ["--model.model_buffer=2"])]
+    usual = plain(terminal, method, *few, "--model.staleness=Constant")
+    found = trained(terminal, method, *few, *given("staleness", name, LATE[name]))
+    assert series(found, "staleness/max") == [[0, 1, 2], [4, 5, 4]][method == "fedasync"]
+    assert series(found, "staleness/mean") == series(usual, "staleness/mean")
+    losses = zip(series(found, "val/loss"), series(usual, "val/loss"), strict=True)
+    assert [one != other for one, other in losses] == [index >= first for index in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning_sfl.core.aggregators import (
     Median,
     NormClipping,
     TrimmedMean,
+    Unbiased,
     WeightedAverage,
 )
 from lightning_sfl.core.aggregators.base import inner_products, median
@@ -26,7 +28,8 @@ from lightning_sfl.core.state import State
 
 EVERY = [
     WeightedAverage(), CosineWeighted(), CosineWeighted(temperature=0.5), CosineWeighted(reference="others"),
-    DeviationClipping(), NormClipping(), Krum(0), Krum(1, 2), TrimmedMean(1), Median(),
+    CosineWeighted(preserve_norm=True), DeviationClipping(), NormClipping(), Krum(0), Krum(1, 2), TrimmedMean(1),
+    Median(),
 ]  # fmt: skip
 ROBUST = [Krum(2), Krum(2, 3), TrimmedMean(2), Median()]
 
@@ -61,6 +64,49 @@ def test_cosines_weigh_in_closed_form() -> None:
     assert merged(CosineWeighted(temperature=0.5), *updates)[1] == pytest.approx(1 / (1 + 2 * ratio), abs=1e-12)
 
 
+def test_the_norm_of_the_mean_can_be_kept() -> None:
+    """|r| = .745356 and the result (.8, .2) is .824621 long."""
+    updates = [(1.0, 0.0), (1.0, 0.0), (0.0, 1.0)]
+    shrunk = math.sqrt(5 / 9) / math.sqrt(0.68)
+    found = merged(CosineWeighted(preserve_norm=True), *updates, anchor=(3.0, -1.0))
+    assert found == pytest.approx([0.8 * shrunk, 0.2 * shrunk], abs=1e-12)
+    assert merged(CosineWeighted(preserve_norm=True), (0.0, 0.0), (0.0, 0.0)) == [0, 0]
+
+
+def test_a_longer_step_leaves_statistics_as_they_were_merged() -> None:
+    """Three times the update, by which a variance of 9 that goes to 3 would become -9."""
+    handed_in = [
+        {"w": torch.tensor([value]), "var": torch.tensor([value]), "n": torch.tensor(count)}
+        for count, value in enumerate((2.0, 4.0))
+    ]
+    anchor = {"w": torch.tensor([1.0]), "var": torch.tensor([9.0]), "n": torch.tensor(7)}
+    rule = Unbiased()
+    rule.tell_rows([1, 1])
+    found = rule.merge(handed_in, anchor, [3.0, 3.0], ["var", "n"])
+    assert {name: tensor.item() for name, tensor in found.items()} == {"w": 7.0, "var": 3.0, "n": 1}
+
+
+def test_clients_that_take_part_stand_for_the_others_in_closed_form() -> None:
+    """K = 4 clients with n = 20 rows; m = 2 with 8 and 2: 4 * 8 / 40 and 4 * 2 / 40 of their updates."""
+    rule = Unbiased()
+    rule.tell_rows([8, 2, 6, 4])
+    assert merged(rule, (1.0, 0.0), (0.0, 1.0), weights=[8.0, 2.0], anchor=(5.0, 5.0)) == pytest.approx([0.8, 0.2])
+
+
+def test_over_all_draws_it_is_the_average_of_all_clients() -> None:
+    rows = [1.0, 2.0, 5.0, 9.0, 3.0]
+    rule, updates = Unbiased(), drawn(3, len(rows), 4)
+    rule.tell_rows([int(count) for count in rows])
+    everybody = merged(WeightedAverage(), *updates, weights=rows)
+
+    def mean(rule: Aggregator) -> np.ndarray:
+        draws = list(itertools.combinations(range(len(rows)), 2))
+        return np.mean([merged(rule, *(updates[i] for i in d), weights=[rows[i] for i in d]) for d in draws], axis=0)
+
+    np.testing.assert_allclose(mean(rule), everybody, atol=1e-12)
+    assert np.abs(mean(WeightedAverage()) - everybody).max() > 0.05
+
+
 def test_opposite_updates_have_no_weight() -> None:
     """r = (0, 1/3): only the update along it counts."""
     assert merged(CosineWeighted(), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)) == pytest.approx([0, 1], abs=1e-12)
@@ -78,6 +124,14 @@ def test_without_a_direction_the_plain_weights_hold() -> None:
     assert merged(CosineWeighted(), (1.0, 0.0), (-1.0, 0.0)) == [0, 0]
     assert merged(CosineWeighted(), (0.0, 0.0), (0.0, 0.0)) == [0, 0]
     assert merged(CosineWeighted(), (0.0, 0.0), (2.0, 0.0)) == [2, 0]
+
+
+def test_where_all_point_away_from_the_others_the_plain_weights_hold() -> None:
+    """r = (-0.5, 0) is no zero, yet the others' mean is opposite to either update, so that no share is left."""
+    opposite = [(1.0, 0.0), (-2.0, 0.0)]
+    assert merged(CosineWeighted(reference="others"), *opposite) == [-0.5, 0]
+    assert merged(CosineWeighted(reference="others"), *opposite, weights=[3, 1]) == [0.25, 0]
+    assert merged(CosineWeighted(reference="mean"), *opposite) == [-2, 0]
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
@@ -112,6 +166,16 @@ def test_lengths_are_cut_in_closed_form() -> None:
         clipped = np.array(merged(NormClipping(threshold=2.0), update.tolist()))
         assert np.linalg.norm(clipped) < 2
         assert clipped / np.linalg.norm(clipped) == pytest.approx(update / np.linalg.norm(update))
+
+
+def test_the_median_counts_clients_whatever_their_weights() -> None:
+    """Weights 5, 1, 2 of 8. Updates 0, -8, 24: mean 5, deviations 5, 13, 19, limit 13: 24 becomes 5 + 13."""
+    far = [(0.0,), (-8.0,), (24.0,)]
+    assert merged(DeviationClipping(factor=1.0), *far, weights=[5, 1, 2]) == pytest.approx([(18 * 2 - 8) / 8])
+    lengths = (math.tanh(1 / 2) * 5 + math.tanh(2 / 2) + math.tanh(4 / 2) * 2) * 2 / 8
+    assert merged(NormClipping(factor=1.0), (1.0,), (2.0,), (4.0,), weights=[5, 1, 2]) == pytest.approx([lengths])
+    middle = (math.tanh(1 / 2) * 3 + math.tanh(3 / 2)) * 2 / 4  # of two the limit is 2, wherever the weight lies
+    assert merged(NormClipping(factor=1.0), (1.0,), (3.0,), weights=[3, 1]) == pytest.approx([middle])
 
 
 def test_krum_takes_whoever_has_near_neighbours() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_sfl.core.effort import Decay, Effort, EpsilonGreedy, Plateau, UpperConfidence
+from lightning_sfl.core.effort import Decay, Effort, EpsilonGreedy, Plateau, Stages, UpperConfidence
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.rounds import Work
 
@@ -37,6 +37,15 @@ def test_batches_grow_in_closed_form() -> None:
     assert Decay(1.0, batch_factor=1e300, most_batch=99).work(10**9, BASE, 0).batch_size == 99
     with pytest.raises(ConfigError, match=r"effort.batch_factor=2.0 is not allowed: 1 where batch_size is null"):
         Decay(batch_factor=2.0, most_batch=99).check(Work(None, 1))
+
+
+def test_stages_hold_from_their_round_on() -> None:
+    """One epoch in rounds 0 and 1 and then two; a line from 5 down to 1; batches by themselves."""
+    assert epochs(Stages({0: 1, 2: 2}), 4) == [1, 1, 2, 2]
+    assert epochs(Stages({4: 1, 3: 2, 2: 3, 1: 4}), 6) == [5, 4, 3, 2, 1, 1]
+    sizes = [Stages(batch_sizes={1: 20, 3: 40}).work(index, BASE, 0) for index in range(5)]
+    assert sizes == [Work(10, 5), Work(20, 5), Work(20, 5), Work(40, 5), Work(40, 5)]
+    assert Stages({0: 2}).work(0, Work(None, 7), 0) == Work(None, 2)
 
 
 def test_epochs_are_halved_where_the_loss_stays() -> None:
@@ -99,6 +108,8 @@ def test_what_was_learned_goes_on(made: Any) -> None:
         (Decay, "epochs_factor", {"epochs_factor": 1.1}), (Decay, "epochs_factor", {"epochs_factor": 0.0}),
         (Decay, "least_epochs", {"least_epochs": 0}), (Decay, "batch_factor", {"batch_factor": 0.5}),
         (Decay, "most_batch", {"batch_factor": 2.0}), (Decay, "most_batch", {"most_batch": 9}),
+        (Stages, "epochs", {}), (Stages, "epochs", {"epochs": {-1: 2}}),
+        (Stages, "batch_sizes", {"batch_sizes": {0: 0}}),
         (Plateau, "patience", {"patience": 0}), (Plateau, "least_epochs", {"least_epochs": 0}),
         (EpsilonGreedy, "epsilon", {"epsilon": 2.0}), (EpsilonGreedy, "arms", {"arms": []}),
         (UpperConfidence, "arms", {"arms": [1, 0]}), (UpperConfidence, "arms", {"arms": [2, 2]}),

@@ -21,10 +21,12 @@ from lightning_sfl.core.selection import Selector, Uniform
 EVERYBODY = np.arange(20)
 
 
-def ready(selector: Any, count: int = 20, rows: int = 10, seconds: Any = None, participants: int = 5) -> Any:
-    owned = tuple(np.arange(rows * i, rows * (i + 1)) for i in range(count))
-    people = Population(torch.zeros(rows * count, 1), torch.zeros(rows * count, dtype=torch.int64), owned)
-    selector.tell_work([rows] * count, [1.0] * count if seconds is None else seconds)
+def ready(selector: Any, count: int = 20, rows: Any = 10, seconds: Any = None, participants: int = 5) -> Any:
+    sizes = [rows] * count if isinstance(rows, int) else [*rows]
+    count, ends = len(sizes), np.cumsum(sizes)
+    owned = tuple(np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True))
+    people = Population(torch.zeros(ends[-1], 1), torch.zeros(ends[-1], dtype=torch.int64), owned)
+    selector.tell_work(sizes, [1.0] * count if seconds is None else seconds)
     selector.prepare(people, 1, participants, None)
     return selector
 
@@ -73,6 +75,14 @@ def test_outliers_count_no_more_than_the_quantile() -> None:
     assert found[9] == pytest.approx(found[8], rel=1e-6)
 
 
+def test_the_usual_quantile_and_the_range_up_to_the_outlier_itself() -> None:
+    """Utilities 10 to 190 and 1000; 0.9 of 20 is place 18, so 190, scaled by the range up to the 1000 that is cut."""
+    selector = ready(Oort())
+    selector.learn(0, shown({client: 1.0 + client for client in range(19)} | {19: 100.0}))
+    found = selector.scores(0, EVERYBODY, math.inf)
+    assert found[[17, 18, 19]] == pytest.approx(np.array([180, 190, 190]) / (1000 - 9.99) - 9.99 / (1000 - 9.99))
+
+
 def test_a_client_that_takes_twice_the_time_has_a_quarter_of_its_score() -> None:
     seconds = [1.0] * 10 + [2.0] * 10
     selector = ready(Oort(fast_percent=50), seconds=seconds)
@@ -113,6 +123,33 @@ def test_shares_of_new_and_known_clients() -> None:
     assert len([client for client in chosen if client >= 12]) == 4
 
 
+def test_new_clients_are_drawn_by_their_rows_and_slow_ones_less() -> None:
+    """Rows 10, 20, 50, 40, the last taking twice the time: shares 1, 2, 5 and 4 / 2^2 of 9."""
+    selector, firsts = ready(Oort(), rows=[10, 20, 50, 40], seconds=[1.0, 1.0, 1.0, 2.0]), Counter()
+    for seed in range(4000):
+        firsts[selector.select(0, np.arange(4), 1, seed)[0]] += 1
+    for client, share in enumerate((1 / 9, 2 / 9, 5 / 9, 1 / 9)):
+        assert abs(firsts[client] - 4000 * share) < 5 * math.sqrt(4000 * share * (1 - share))
+
+
+@pytest.mark.parametrize("explore", [1, 2])
+def test_new_clients_come_from_a_window_of_five_times_as_many(explore: int) -> None:
+    """50 new clients of 1 to 50 rows: the largest five, or ten, and each of them now and then."""
+    selector = ready(Oort(), rows=range(1, 51))
+    met = Counter(c for seed in range(300) for c in selector.select(0, np.arange(50), explore, seed))
+    assert {*met} == {*range(50 - 5 * explore, 50)}
+
+
+@pytest.mark.parametrize("exploit", [1, 2])
+def test_the_best_are_held_until_there_are_more_than_ten_times_as_many(exploit: int) -> None:
+    """40 known clients that are alike, so that the share of the last score leaves nobody out: 11 of them, or 21."""
+    selector = ready(Oort(), count=40)
+    selector.learn(0, shown(dict.fromkeys(range(40), 1.0)))
+    met = Counter(c for seed in range(400) for c in selector.select(1, np.arange(40), exploit, seed))
+    assert len(selector.exploited) == exploit
+    assert {*met} == {*range(10 * exploit + 1)}
+
+
 def test_large_losses_are_preferred_and_equal_ones_are_not() -> None:
     """400 choices of 5 among 20 clients that were all seen: 100 each on average, with a standard deviation below 9."""
     equal, unequal = ready(Oort()), ready(Oort())
@@ -133,6 +170,20 @@ def test_the_pacer_gives_slow_clients_more_room_where_utilities_stall() -> None:
             selector.learn(index, shown({0: loss}))
         assert float(flat.percent) == 30 + 5 * (index >= 39) + 5 * (index >= 59)
         assert float(rising.percent) == 30 + 5 * (index >= 39) - 5 * (index >= 59)
+
+
+def test_the_pacer_stops_at_all_clients_and_at_the_fastest_twentieth() -> None:
+    """From 93 in steps of 5 to 98 and 100, where nobody is slow; from 12, where utilities leap, to 7 and 5."""
+    flat, leaping = ready(Oort(fast_percent=93)), ready(Oort(fast_percent=12))
+    found = []
+    for index in range(100):
+        for selector, loss in ((flat, 1.0), (leaping, 7.0 ** (index // 20))):
+            selector.exploited = [0]
+            selector.learn(index, shown({0: loss}))
+        found += [(float(flat.percent), float(leaping.percent))] if index % 20 == 19 else []
+    assert found == [(93, 12), (98, 7), (100, 5), (100, 5), (100, 5)]
+    assert flat._limit(EVERYBODY) == math.inf
+    assert leaping._limit(EVERYBODY) == 1
 
 
 def test_weighted_draws_have_their_shares() -> None:

@@ -267,3 +267,10 @@ def test_is_refused_when_the_data_are_known() -> None:
     with pytest.raises(ConfigError, match=r"aggregator='Krum' is not allowed: .* 5 clients a round, not 1"):
         run(SFL, participants=6, aggregator=Krum(), attendance=Attendance(availability=0.9))
     run(SFL, participants=6, aggregator=Krum(), attendance=Attendance(availability=0.9, quorum=5))
+
+
+def test_a_trace_of_clients_that_do_not_exist_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    trace.write_text("[[0, 97], [6, 97], [5]]")
+    with pytest.raises(ConfigError, match=r"attendance.trace='.*' is not allowed: .* from 0 to 5, which 6, 97 is not"):
+        run(SFL, attendance=Attendance(trace=str(trace)))

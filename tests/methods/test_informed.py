@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.functional import cross_entropy
 
+from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.clock import durations
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.fed_cbs import FedCBS
@@ -150,6 +151,22 @@ def test_poorly_learned_clients_are_preferred() -> None:
     assert counts["Uniform"] < 22
     assert counts["Oort"] > counts["Uniform"]
     assert counts["PowerOfChoice"] > counts["Uniform"]
+
+
+@pytest.mark.parametrize("local_epochs", [1, 2])
+def test_late_clients_have_the_average_utility_of_those_that_are_done(local_epochs: int) -> None:
+    """Utilities are rows * root mean square, and no late client's own rows have a say in what it gets."""
+    selection, recorder = Oort(), Recorder()
+    options = {"participants": 2, "batch_size": 4, "local_epochs": local_epochs, "weighting": "uniform"}
+    attendance = Attendance(overcommit=2.5)
+    fit(build(SFL, selection=selection, attendance=attendance, **options), rows(SIZES), 1, [recorder])
+    ended = [event for event in recorder.events if type(event).__name__ == "ClientEnd"]
+    done, late = ([e.client_id for e in ended if e.finished == finished] for finished in (True, False))
+    assert len(done) == 2 < len(ended)
+    utilities = selection.utility[done]
+    assert float(utilities.min()) > 0
+    assert abs(float(utilities[0] - utilities[1])) > 0.5
+    assert selection.utility[late].tolist() == pytest.approx([float(utilities.mean())] * len(late))
 
 
 def test_where_nobody_is_chosen() -> None:

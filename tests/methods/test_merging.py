@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from lightning_sfl.core.aggregators import (
     Median,
     NormClipping,
     TrimmedMean,
+    Unbiased,
     WeightedAverage,
 )
+from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.core.oort import Oort
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.methods import (
     CFL,
@@ -111,6 +115,35 @@ def test_gradients_are_judged_as_updates() -> None:
     for rule in (CosineWeighted(), Krum(1), TrimmedMean(1), Median(), DeviationClipping(), NormClipping()):
         options = {"batch_size": None, "local_epochs": 1, "server_optimizer": sgd(0.1), "client_optimizer": sgd(0.1)}
         assert furthest(run(FedSGD, rule, **options), run(FedAvg, rule, **options)) < 1e-5
+
+
+# --- even draws -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [FedAvg, SFL, FedSGD])
+def test_an_unbiased_mean_is_the_average_where_rows_are_alike_or_all_take_part(cls: type[SplitMethod]) -> None:
+    def trained(rule: Aggregator | None, sizes: tuple[int, ...], participants: int) -> dict[str, Any]:
+        options = {"batch_size": None, "local_epochs": 1} if cls is FedSGD else {"batch_size": 4}
+        return whole(fit(build(cls, aggregator=rule, participants=participants, **options), rows(sizes), 2))
+
+    for sizes, participants in (((6,) * 5, 2), (SIZES, 5)):
+        assert differing(trained(Unbiased(), sizes, participants), trained(None, sizes, participants)) == []
+    assert furthest(trained(Unbiased(), SIZES, 2), trained(None, SIZES, 2)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "words"),
+    [
+        (GAS, {}, "equally likely to be merged; here clients come and go on its own clock"),
+        (SFL, {"selection": Oort()}, "equally likely to be merged; here Oort goes by training losses"),
+        (SFL, {"attendance": Attendance(deadline_s=1.0)}, "here who is done in time goes by how many rows"),
+        (SFL, {"weighting": "uniform"}, "weighting='uniform' is not allowed: samples with aggregator Unbiased"),
+        (SplitLearning, {}, "aggregator='Unbiased' is not allowed: none in SplitLearning, as"),
+    ],
+)
+def test_an_unbiased_mean_needs_even_draws(cls: type[SplitMethod], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        run(cls, Unbiased(), participants=3, **options)
 
 
 # --- who lies ---------------------------------------------------------------------------------------------------------

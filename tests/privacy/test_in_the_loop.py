@@ -13,7 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_sfl.core.aggregators import Median
+from lightning_sfl.core.attendance import Attendance
+from lightning_sfl.core.effort import Plateau
 from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.core.fed_cbs import FedCBS
+from lightning_sfl.core.label_selection import LabelAware
+from lightning_sfl.core.oort import Oort
+from lightning_sfl.core.power_of_choice import PowerOfChoice
 from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP, Privacy
 from lightning_sfl.core.privacy.base import clipped
 from lightning_sfl.core.staleness import Polynomial
@@ -194,6 +200,34 @@ def test_an_epsilon_is_told_where_all_that_is_released_is_noised() -> None:
         assert found.privacy_scalars() == {}
         assert "no epsilon, as the server half learns from smashed data without noise" in found.said_of_privacy()[0]
     assert "no epsilon, as clients come and go on its own clock" in method(FedBuff).said_of_privacy()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"selection": Oort()}, "no epsilon, as Oort goes by training losses"),
+        ({"selection": PowerOfChoice(4)}, "no epsilon, as PowerOfChoice goes by training losses"),
+        ({"selection": FedCBS()}, "no epsilon, as FedCBS goes by clients' rows"),
+        ({"selection": LabelAware()}, "no epsilon, as LabelAware goes by clients' rows"),
+        ({"attendance": Attendance(overcommit=1.5)}, "no epsilon, as who is done in time goes by how many rows"),
+        ({"attendance": Attendance(deadline_s=1e3)}, "no epsilon, as who is done in time goes by how many rows"),
+        ({"effort": Plateau()}, "no epsilon, as Plateau goes by training results"),
+    ],
+    ids=lambda one: "" if isinstance(one, str) else next(iter(one)),
+)
+def test_no_epsilon_is_told_where_clients_data_say_who_or_what_is_merged(options: dict[str, Any], words: str) -> None:
+    """One client's data would change more of the mean than its own update, which is all that is clipped."""
+    made: dict[str, Any] = {"participants": 2, "batch_size": 2, "weighting": "uniform", **options}
+    found = fit(build(FedAvg, privacy=CentralDP(0.1, 2.0), **made), rows((20,) * 5), 1)
+    assert found.privacy_scalars() == {}
+    assert words in found.said_of_privacy()[0]
+
+
+def test_an_epsilon_is_told_where_clients_stay_away_by_chance() -> None:
+    pytest.importorskip("opacus")
+    options: dict[str, Any] = {"participants": 3, "weighting": "uniform", "attendance": Attendance(availability=0.9)}
+    found = fit(build(FedAvg, privacy=CentralDP(0.1, 2.0), **options), rows(SIZES), 2)
+    assert found.privacy_scalars()["privacy/epsilon"] > 0
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.errors import ConfigError
@@ -18,6 +19,7 @@ from lightning_sfl.core.privacy.base import Moment, Setting
 from lightning_sfl.core.privacy.masked_sum import MaskedSum
 from lightning_sfl.core.privacy.secrets import FIELD, GENERATOR, GROUP, agreed, mask, public_key, put_back, share_out
 from lightning_sfl.core.randomness import stream
+from lightning_sfl.core.selection import FixedSchedule
 from lightning_sfl.methods import GAS, SFL, SFLV1, FedAvg, FedSGD, SplitMethod
 from tests.tiny import Recorder, build, differing, fit, furthest, rows, whole
 
@@ -219,3 +221,17 @@ def test_a_thousand_and_more_clients_do_not_fit_the_usual_levels() -> None:
     ready(1024)
     with pytest.raises(ConfigError, match=r"privacy.levels=4194304 is not allowed: at most 4190211 with 1025"):
         ready(1025)
+
+
+def test_a_schedule_says_how_many_updates_are_added(tmp_path: Path) -> None:
+    """All clients that it lists take part, however few `participants` names: sums must not overflow."""
+    (tmp_path / "schedule.json").write_text("[[0, 1, 2, 3, 4], [0, 1]]")
+
+    def run(privacy: SecureAggregation | None) -> dict[str, Tensor]:
+        selection = FixedSchedule(str(tmp_path / "schedule.json"))
+        options: dict[str, Any] = {"participants": 2, "weighting": "uniform", "selection": selection}
+        return whole(fit(build(FedAvg, privacy=privacy, **options), rows(SIZES), 2))
+
+    with pytest.raises(ConfigError, match=r"privacy.levels=2147483648 is not allowed: at most 858993459 with 5"):
+        run(SecureAggregation(levels=2**31))
+    assert furthest(run(SecureAggregation(levels=2**29)), run(None)) < 1e-6

@@ -5,6 +5,7 @@ from lightning_sfl.core.aggregators.clipping import DeviationClipping, NormClipp
 from lightning_sfl.core.aggregators.cosine import CosineWeighted
 from lightning_sfl.core.aggregators.krum import Krum
 from lightning_sfl.core.aggregators.ranks import Median, TrimmedMean
+from lightning_sfl.core.aggregators.unbiased import Unbiased
 
 __all__ = [
     "Aggregator",
@@ -14,5 +15,6 @@ __all__ = [
     "Median",
     "NormClipping",
     "TrimmedMean",
+    "Unbiased",
     "WeightedAverage",
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,11 +26,17 @@ class Aggregator(ABC):
     """Makes one state of several.
 
     least: the fewest states of which the rule can make one.
+    needs_even_draws: whether the rule holds only where clients count by their samples and all are equally likely.
     """
+
+    needs_even_draws: ClassVar[bool] = False
 
     @property
     def least(self) -> int:
         return 1
+
+    def tell_rows(self, rows: Sequence[int]) -> None:  # noqa: B027
+        """Take note of the rows of each client that has any, before the first merge."""
 
     @abstractmethod
     def merge(
@@ -81,6 +88,18 @@ class Reweighting(Aggregator):
         if kept <= ROUNDING:
             return weighted_average(states, shares, buffers, buffer_policy)
         return weighted_average([*states, anchor], [*shares, kept], buffers, buffer_policy)
+
+
+@torch.no_grad()
+def stretched(merged: State, anchor: State, factor: float, buffers: Collection[str] = ()) -> State:
+    """The merged state with its update so many times as long; buffers and integers stay, as variances cannot."""
+    if factor == 1:
+        return merged
+    fixed = {name for name, tensor in merged.items() if name in buffers or not tensor.is_floating_point()}
+    return {
+        name: tensor if name in fixed else anchor[name] + (tensor - anchor[name]) * factor
+        for name, tensor in merged.items()
+    }
 
 
 @torch.no_grad()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_sfl.core.aggregators.base import ROUNDING, Reweighting, lengths
+from lightning_sfl.core.aggregation import BufferPolicy, weighted_average
+from lightning_sfl.core.aggregators.base import ROUNDING, Reweighting, inner_products, lengths, stretched
 from lightning_sfl.core.errors import require
+from lightning_sfl.core.state import State
 
 
 class CosineWeighted(Reweighting):
@@ -23,16 +26,37 @@ class CosineWeighted(Reweighting):
         temperature: weights times exp(c / temperature) instead of the power, so that nobody is left out; null for the
             power.
         reference: compare with the mean update of all participants, or with that of the others.
+        preserve_norm: make the result as long as the mean update is; clients that agree would else make it longer.
     """
 
     def __init__(
-        self, power: float = 1.0, temperature: float | None = None, reference: Literal["mean", "others"] = "mean"
+        self,
+        power: float = 1.0,
+        temperature: float | None = None,
+        reference: Literal["mean", "others"] = "mean",
+        preserve_norm: bool = False,
     ) -> None:
         require(0 <= power < math.inf, "aggregator.power", power, "a finite number >= 0")
         warm = temperature is None or 0 < temperature < math.inf
         require(warm, "aggregator.temperature", temperature, "a finite number > 0, or null")
         require(reference in ("mean", "others"), "aggregator.reference", reference, "mean or others")
         self.power, self.temperature, self.reference = power, temperature, reference
+        self.preserve_norm = preserve_norm
+
+    def merge(
+        self,
+        states: Sequence[State],
+        anchor: State,
+        weights: Sequence[float],
+        buffers: Collection[str] = (),
+        buffer_policy: BufferPolicy = "average",
+    ) -> State:
+        merged = super().merge(states, anchor, weights, buffers, buffer_policy)
+        if not self.preserve_norm:
+            return merged
+        mean = weighted_average(states, weights, buffers, buffer_policy)
+        wanted, found = lengths(inner_products([mean, merged], anchor, buffers)).tolist()
+        return stretched(merged, anchor, wanted / found if found > ROUNDING else 1.0, buffers)
 
     def shares(self, products: Tensor, weights: Tensor) -> Tensor:
         along, length = products @ weights, float((weights @ products @ weights).clamp(min=0).sqrt())

@@ -36,7 +36,7 @@ class Moment:
 class Setting:
     """What an ingredient is told before the first round.
 
-    participants: updates that a round is expected to merge; rate: share of the clients that a round asks; unaccounted:
+    participants: updates that a round merges at most; rate: share of the clients that a round asks; unaccounted:
     why no privacy account can be kept for this method and its options, empty where it can; uniform: all updates have
     the same weight.
     """
