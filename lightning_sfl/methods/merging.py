@@ -91,7 +91,8 @@ class Merging(OwnNorms):
             why = self.why_not_together or self.why_uneven
             why = why or ("attendance.trace lists who can be asked" if self.trace else "")
             require(not why, "aggregator", rule, f"with clients that are all equally likely to be merged; here {why}")
-            require(self.weighting == "samples", "weighting", self.weighting, f"samples with aggregator {rule}")
+            own = self.weighting
+            require(own == "samples", "aggregator", rule, f"with weighting samples; here it is {own}")
 
     def merged_halves(self) -> nn.ModuleList:
         """What clients' states are merged into: the client half, and the server half where clients have copies."""
