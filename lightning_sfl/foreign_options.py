@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable
+from functools import cache
 
 from jsonargparse import ArgumentParser
 
@@ -87,6 +88,7 @@ def owners_of(option: str) -> dict[str, str]:
     return found
 
 
+@cache
 def helps_of(method: type) -> dict[str, str]:
     """The arguments that a constructor takes, those that it hands on to its bases among them, and their help."""
     parser = ArgumentParser(exit_on_error=False)
