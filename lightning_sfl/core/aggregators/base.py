@@ -74,6 +74,10 @@ class Reweighting(Aggregator):
         products: (n, n) inner products of the updates; weights: (n,), of sum 1; all float64 on the host.
         """
 
+    def stretch(self, products: Tensor, weights: Tensor, shares: Tensor) -> float:
+        """How many times as long the resulting update is to be as these shares make it."""
+        return 1.0
+
     def merge(
         self,
         states: Sequence[State],
@@ -82,18 +86,22 @@ class Reweighting(Aggregator):
         buffers: Collection[str] = (),
         buffer_policy: BufferPolicy = "average",
     ) -> State:
-        products = inner_products(states, anchor, buffers)
-        shares = self.shares(products, torch.tensor(normalised(weights), dtype=torch.float64)).tolist()
-        kept = 1 - math.fsum(shares)
-        if kept <= ROUNDING:
-            return weighted_average(states, shares, buffers, buffer_policy)
-        return weighted_average([*states, anchor], [*shares, kept], buffers, buffer_policy)
+        products, plain = (
+            inner_products(states, anchor, buffers),
+            torch.tensor(normalised(weights), dtype=torch.float64),
+        )
+        shares = self.shares(products, plain)
+        kept = 1 - math.fsum(shares.tolist())
+        anchored = kept > ROUNDING
+        joined = [*states, anchor] if anchored else states
+        merged = weighted_average(joined, [*shares.tolist(), *([kept] if anchored else [])], buffers, buffer_policy)
+        return stretched(merged, anchor, self.stretch(products, plain, shares), buffers)
 
 
 @torch.no_grad()
 def stretched(merged: State, anchor: State, factor: float, buffers: Collection[str] = ()) -> State:
     """The merged state with its update so many times as long; buffers and integers stay, as variances cannot."""
-    if factor == 1:
+    if abs(factor - 1) <= ROUNDING:
         return merged
     fixed = {name for name, tensor in merged.items() if name in buffers or not tensor.is_floating_point()}
     return {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_sfl.core.aggregation import BufferPolicy, weighted_average
-from lightning_sfl.core.aggregators.base import ROUNDING, Reweighting, inner_products, lengths, stretched
+from lightning_sfl.core.aggregators.base import ROUNDING, Reweighting, lengths
 from lightning_sfl.core.errors import require
-from lightning_sfl.core.state import State
 
 
 class CosineWeighted(Reweighting):
@@ -43,21 +40,6 @@ class CosineWeighted(Reweighting):
         self.power, self.temperature, self.reference = power, temperature, reference
         self.preserve_norm = preserve_norm
 
-    def merge(
-        self,
-        states: Sequence[State],
-        anchor: State,
-        weights: Sequence[float],
-        buffers: Collection[str] = (),
-        buffer_policy: BufferPolicy = "average",
-    ) -> State:
-        merged = super().merge(states, anchor, weights, buffers, buffer_policy)
-        if not self.preserve_norm:
-            return merged
-        mean = weighted_average(states, weights, buffers, buffer_policy)
-        wanted, found = lengths(inner_products([mean, merged], anchor, buffers)).tolist()
-        return stretched(merged, anchor, wanted / found if found > ROUNDING else 1.0, buffers)
-
     def shares(self, products: Tensor, weights: Tensor) -> Tensor:
         along, length = products @ weights, float((weights @ products @ weights).clamp(min=0).sqrt())
         if length < ROUNDING:
@@ -70,6 +52,10 @@ class CosineWeighted(Reweighting):
             scaled = weights * torch.where(cosines > 0, cosines.clamp(min=0) ** self.power, 0.0)
         total = scaled.sum()
         return scaled / total if total > 0 else weights
+
+    def stretch(self, products: Tensor, weights: Tensor, shares: Tensor) -> float:
+        wanted, found = (float((each @ products @ each).clamp(min=0).sqrt()) for each in (weights, shares))
+        return wanted / found if self.preserve_norm and found > ROUNDING else 1.0
 
     def cosines(self, products: Tensor, weights: Tensor, along: Tensor) -> Tensor:
         """Cosine of each update with the reference; `along`: inner products with the weighted mean update."""
