@@ -190,7 +190,9 @@ def no_class(name: str, key: str) -> str:
 
 def not_a_class(found: re.Match[str], key: str, complaint: Complaint) -> str:
     """Something that is there, but is no class of the kind that is wanted."""
-    kind = kind_of(key)
+    kind, ahead = kind_of(key), re.search(r"NestedArg\(key='(\w+)'", complaint.message)
+    if ahead:
+        return f"{key}.{ahead[1]} is an option of a class, and none is chosen: give {key} before it; {remedy(kind)}"
     given = re.match(r"(?s)Not a valid subclass of \w+\. Got value: (.*)\nSubclass types", str(complaint.chain[-1]))
     named = given[1] if given else value_of(complaint.chain)
     why = f"{named} is {found[1]}" if found[1] else f"that is no {kind.noun}"
@@ -225,11 +227,8 @@ def value_of(chain: Sequence[BaseException]) -> str | None:
     pattern = re.compile(
         r"Expected a path but (\S+) either|given class_path '([^']+)'|'class_path': '([^']+)'|value: ([\w.]+)"
     )
-    for link in reversed(chain):
-        found = pattern.search(str(link))
-        if found:
-            return next(group for group in found.groups() if group)
-    return None
+    found = next(filter(None, (pattern.search(str(link)) for link in reversed(chain))), None)
+    return None if found is None else next(group for group in found.groups() if group)
 
 
 _REASONS: list[tuple[re.Pattern[str], Callable[[re.Match[str], str, Complaint], str]]] = [

@@ -107,6 +107,10 @@ OPTIMIZERS = [
 ]
 FAMILY = [
     (["--model.aggregator=Medain"], ["model.aggregator: no aggregator", "did you mean Median?", "WeightedAverage"]),
+    (
+        ["--model.aggregator.power=2"],
+        ["model.aggregator.power is an option of a class", "give model.aggregator before it"],
+    ),
     (["--model.aggregator=Krum", "--model.aggregator.num_byzantine=-1"], ["aggregator.num_byzantine=-1", ">= 0"]),
     (["--model.aggregator=Krum", "--model.aggregator.num_byzantine=5"], ["aggregator='Krum'", "13 clients", "not 10"]),
     (["--model.aggregator=Krum", "--model.aggregator.byzantine=1"], ["did you mean model.aggregator.num_byzantine?"]),
