@@ -148,6 +148,7 @@ def method_of(run: Run, clients: int, vocabulary: int | None) -> SplitMethod:
         network = make(**options)
         if cell.variant:
             network = varied(cast(nn.Sequential, network), cell.start, cell.inputs)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the same sums in a faster order
     optimizer, common = partial(SGD, lr=run.rate), {"seed": run.seed}
     schedule = None if cell.decay == 1 else partial(ExponentialLR, gamma=cell.decay)
     if cell.method == "sgd":
