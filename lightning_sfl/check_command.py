@@ -73,10 +73,12 @@ def rebuilt(cli: Any, options: Mapping[str, Any]) -> Any:
     config = cli.config.clone()
     settings = config[cli.subcommand]
     arguments = settings.model.init_args
-    absent = {key: FAMILY[key] for key in left_out(arguments)}
+    absent = {key: plain for key, plain in FAMILY.items() if key in left_out(arguments)}
     for key, value in {**options, **absent}.items():
         if key in arguments:
             arguments[key] = value
+    if least_rows(arguments) > 1:
+        arguments.selection.init_args.min_rows = 1
     L.seed_everything(settings.seed_everything, verbose=False)
     built = cli.parser.instantiate_classes(config)[cli.subcommand]
     if isinstance(built.model.selection, FixedSchedule):  # its list names clients of the whole population
@@ -87,7 +89,15 @@ def rebuilt(cli: Any, options: Mapping[str, Any]) -> Any:
 
 def left_out(arguments: Namespace) -> list[str]:
     """Options that were given and that the checks do without."""
-    return [key for key, plain in FAMILY.items() if key in arguments and arguments[key] != plain]
+    given = [key for key, plain in FAMILY.items() if key in arguments and arguments[key] != plain]
+    return [*given, *(["selection.min_rows"] if least_rows(arguments) > 1 else [])]
+
+
+def least_rows(arguments: Namespace) -> int:
+    """Rows below which the selection leaves clients out, where it does; the clients of the checks have few."""
+    selection = arguments.get("selection")
+    settings = selection.get("init_args") if isinstance(selection, Namespace) else None
+    return int(settings.get("min_rows", 1)) if settings is not None else 1
 
 
 def rebuilt_from(cli: Any, config: Any) -> Any:

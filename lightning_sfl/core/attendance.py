@@ -104,4 +104,5 @@ def cut_short(
             late += [] if slot in finished else [len(kept)]
             kept.append(tuple(replace(batch, slot=len(kept)) for batch in batches[:count]))
     clients = tuple(batches[0].client_id for batches in kept)
-    return Plan(plan.index, clients, tuple(kept), tuple(late)), over_s
+    dropped = tuple(client for client in plan.participants if client not in clients)
+    return Plan(plan.index, clients, tuple(kept), tuple(late), dropped), over_s

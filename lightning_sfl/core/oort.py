@@ -8,6 +8,7 @@ OSDI 2021, with the constants of its released code. R is the round, from 1 on; L
     exploited:  by (utility clipped to a quantile, scaled to 0..1) + sqrt(0.1 ln R / L), among the best of them
     slow ones:  whoever takes longer than T has its score times (T / its time)^penalty
     pacer:      T, a percentile of all clients' times, goes up where utilities stall, and down where they leap
+    left out:   clients of few rows, and a blacklist of those that have taken part most often
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from lightning_sfl.core.selection import Selector
 
 PACER_STEP, PACER_PERCENT, STALLED, LEAPED = 20, 5.0, 0.1, 5.0
 WINDOW, MOST_HELD, LEAST_RANGE = 5, 10, 1e-4
+BLACKLIST_SHARE = 0.3
 
 
 class Oort(Selector, Memory):
@@ -40,6 +42,9 @@ class Oort(Selector, Memory):
         fast_percent: clients within this percentile of times are not slow, at the start; 100 for no slow ones.
         cut_off: clients are exploited whose score is at least this share of the last one's that would just get in.
         clip: quantile of utilities above which they count as alike, so that outliers are not always chosen.
+        min_rows: clients with fewer rows are never chosen; 1 for all, where the released code has 32.
+        blacklist_after: who has taken part more often than this is left out, but no more than 30% of the clients, those
+            that did most often, and nobody whom a round cannot do without; null for nobody, as in the released code.
     """
 
     depends_on_past = True
@@ -48,6 +53,7 @@ class Oort(Selector, Memory):
     last: Tensor
     history: Tensor
     percent: Tensor
+    picks: Tensor
 
     def __init__(
         self,
@@ -57,16 +63,21 @@ class Oort(Selector, Memory):
         fast_percent: float = 30.0,
         cut_off: float = 0.95,
         clip: float = 0.9,
+        min_rows: int = 1,
+        blacklist_after: int | None = None,
     ) -> None:
-        empty = torch.zeros(0, dtype=torch.float64)
-        super().__init__(
-            utility=empty, last=torch.zeros(0, dtype=torch.int64), history=empty, percent=empty.new_tensor(fast_percent)
-        )
+        empty, none = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+        counted = {} if blacklist_after is None else {"picks": none}
+        super().__init__(utility=empty, last=none, history=empty, percent=empty.new_tensor(fast_percent), **counted)
         shares = {"exploration": exploration, "least_exploration": least_exploration, "cut_off": cut_off, "clip": clip}
         for key, share in shares.items():
             require(0 <= share <= 1, f"selection.{key}", share, "a number from 0 to 1")
         require(0 <= speed_penalty < math.inf, "selection.speed_penalty", speed_penalty, "a finite number >= 0")
         require(0 < fast_percent <= 100, "selection.fast_percent", fast_percent, "a number above 0, at most 100")
+        require(min_rows >= 1, "selection.min_rows", min_rows, "an integer >= 1")
+        some = blacklist_after is None or blacklist_after >= 0
+        require(some, "selection.blacklist_after", blacklist_after, "an integer >= 0, or null")
+        self.min_rows, self.blacklist_after = min_rows, blacklist_after
         self.exploration, self.least_exploration = exploration, least_exploration
         self.speed_penalty, self.fast_percent, self.cut_off, self.clip = speed_penalty, fast_percent, cut_off, clip
         self.exploited: list[int] = []
@@ -74,7 +85,13 @@ class Oort(Selector, Memory):
     # --- what it remembers ------------------------------------------------------------------------------------------
 
     def prepare(self, population: Population, num_classes: int, participants: int, step_rows: int | None) -> None:
-        count = population.num_clients
+        self.sizes, count = np.asarray(population.sizes), population.num_clients
+        asked = min(participants, int((self.sizes > 0).sum()))
+        most = int(np.sort(self.sizes)[-asked])
+        allowed = f"at most {most}, which leaves the {asked} clients that a round asks"
+        require(self.min_rows <= most, "selection.min_rows", self.min_rows, allowed)
+        if self.blacklist_after is not None:
+            self.picks = self.picks.new_zeros(count)
         self.utility, self.last = self.utility.new_zeros(count), self.last.new_zeros(count)
         self.history, self.percent = self.history.new_zeros(0), self.percent.new_tensor(self.fast_percent)
 
@@ -87,7 +104,9 @@ class Oort(Selector, Memory):
         for client in reports:  # late ones have the average of the others
             self.last[client] = round + 1
             self.utility[client] = own[client] if client in own else sum(own.values()) / len(own)
-        known = [float(self.utility[client]) for client in self.exploited if client in reports]
+        if self.blacklist_after is not None:
+            self.picks[[*reports]] += 1
+        known = [own[client] for client in self.exploited if client in own]
         newest = self.history.new_tensor([sum(known) / len(known) if known else 0.0])
         self.history = torch.cat([self.history, newest])[-2 * PACER_STEP :]
         self._pace(round + 1)
@@ -104,19 +123,37 @@ class Oort(Selector, Memory):
     # --- how it chooses ---------------------------------------------------------------------------------------------
 
     def select(self, round: int, available: np.ndarray, participants: int, seed: int) -> list[int]:
+        available = available[self.sizes[available] >= self.min_rows]
         count = min(participants, len(available))
+        if not count:
+            self.exploited = []
+            return []
+        draws, limit = stream(seed, "oort", round), self._limit(available)
+        available = self._without_blacklist(available, count)
         seen = available[self.last.cpu().numpy()[available] > 0]
         new = np.setdiff1d(available, seen)
         exploit = min(count - int(count * self.exploring(round)), len(seen))
         explore = min(count - exploit, len(new))
         exploit = count - explore
-        draws, limit = stream(seed, "oort", round), self._limit(available)
         scores = self.scores(round, seen, limit)
         order = np.argsort(-scores, kind="stable")[: self._held(scores, exploit)]
         self.exploited = drawn_by(draws, seen[order], scores[order], exploit)
         worth = self.rows[new] * self._speed(new, limit)
         order = np.argsort(-worth, kind="stable")[: WINDOW * explore]
         return [*self.exploited, *drawn_by(draws, new[order], worth[order], explore)]
+
+    def blacklist(self) -> list[int]:
+        """Who has taken part too often, most often first."""
+        if self.blacklist_after is None:
+            return []
+        picks, most = self.picks.cpu().numpy(), int(BLACKLIST_SHARE * (self.sizes >= self.min_rows).sum())
+        order = np.argsort(-picks, kind="stable")[:most]
+        return [int(client) for client in order if picks[client] > self.blacklist_after]
+
+    def _without_blacklist(self, available: np.ndarray, count: int) -> np.ndarray:
+        """Those of the available that may be chosen, of which `count` at least have to remain."""
+        listed = [client for client in self.blacklist() if client in available]
+        return np.setdiff1d(available, listed[: len(available) - count])
 
     def exploring(self, round: int) -> float:
         """Share of new clients in this round."""

@@ -73,13 +73,15 @@ class Batch:
 class Plan:
     """Round `index`: participants[i] sits in slot i and trains on batches[i][0], batches[i][1], ...
 
-    late: slots of those that are not done when the round ends, and hand in nothing.
+    late: slots of those that are not done when the round ends, and hand in nothing. dropped: clients that have not
+    even one batch done by then, and so no slot.
     """
 
     index: int
     participants: tuple[int, ...]
     batches: tuple[tuple[Batch, ...], ...]
     late: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
 
     @property
     def finishers(self) -> list[int]:

@@ -89,7 +89,7 @@ class Informed(RowWise):
         self.selection.observe(plan)
         if self.selection.learns:
             done = [plan.participants[slot] for slot in plan.finishers]
-            late = [plan.participants[slot] for slot in plan.late]
+            late = [*(plan.participants[slot] for slot in plan.late), *plan.dropped]
             reports = self.losses_met.reports(done)
             if late:
                 reports |= dict.fromkeys(late, mean_of([*reports.values()]))

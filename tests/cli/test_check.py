@@ -60,10 +60,13 @@ def test_the_fedavg_family_is_left_out_and_said_to_be(terminal: Terminal) -> Non
     """Rules for more clients than there are here, and what equivalences do not hold with."""
     names = [check.name for check in CHECKS if check.name not in ("repeat", "v1_fedavg", "one_client", "weights")]
     family = ["--model.merge_optimizer=FedYogi", "--model.aggregator=Krum", "--model.attendance.quorum=2"]
+    family += ["--model.selection=Oort", "--model.selection.min_rows=12"]
     code, out, _ = terminal.types(
         "check", SFL, *SMALL, "--model.participants=5", *family, f"--skip=[{','.join(names)}]"
     )
-    assert (code, "left out here: aggregator, merge_optimizer, attendance\n" in out) == (0, True), out
+    assert (code, "left out here: aggregator, merge_optimizer, attendance, selection.min_rows\n" in out) == (0, True), (
+        out
+    )
     assert {name for name, state in lines(out).items() if state == "ok"} >= {"repeat", "v1_fedavg", "one_client"}
     skip = f"--skip=[{','.join(check.name for check in CHECKS)}]"
     assert "left out here" not in terminal.types("check", SFL, *SMALL, skip)[1]

@@ -36,7 +36,13 @@ MERGED = {
         "SGD": ["lr=1", "momentum=0.9"],
     },
 }
-CHOSEN = {"FedCBS": [], "FixedSchedule": [f"path={SCHEDULE}"], "LabelAware": [], "Oort": [], "PowerOfChoice": []}
+CHOSEN = {
+    "FedCBS": [],
+    "FixedSchedule": [f"path={SCHEDULE}"],
+    "LabelAware": [],
+    "Oort": ["min_rows=2", "blacklist_after=0"],
+    "PowerOfChoice": [],
+}
 WORK = {
     "Decay": ["epochs_factor=0.5"],
     "EpsilonGreedy": ["arms=[1,3]"],

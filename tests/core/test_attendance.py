@@ -52,7 +52,7 @@ def test_late_clients_keep_the_batches_they_have_finished() -> None:
     """Batches take 1 + 2 * 0.5 = 2 s, sending 1 s: done at 5, 9, 7."""
     plan, paces = planned(), [Pace(1.0, 0.5, 1.0)] * 3
     whole, seconds = cut_short(plan, paces, 3, None, 1)
-    assert (whole.participants, whole.late, seconds) == (plan.participants, (), 9)
+    assert (whole.participants, whole.late, whole.dropped, seconds) == (plan.participants, (), (), 9)
     assert [len(batches) for batches in whole.batches] == [2, 4, 3]
     cut, seconds = cut_short(plan, paces, 3, 6.5, 1)
     assert (cut.participants, cut.late, cut.finishers, seconds) == ((10, 11, 12), (1, 2), [0], 6.5)
@@ -68,7 +68,7 @@ def test_late_clients_keep_the_batches_they_have_finished() -> None:
 def test_who_has_not_finished_a_batch_is_left_out() -> None:
     paces = [Pace(50.0, 0.0, 0.0), Pace(1.0, 0.0, 0.0), Pace(3.0, 0.0, 0.5)]
     cut, seconds = cut_short(planned(), paces, 3, 4.0, 1)
-    assert (cut.participants, cut.late, seconds) == ((11, 12), (1,), 4)
+    assert (cut.participants, cut.late, cut.dropped, seconds) == ((11, 12), (1,), (10,), 4)
     assert [[batch.slot for batch in batches] for batches in cut.batches] == [[0] * 4, [1]]
 
 

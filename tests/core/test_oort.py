@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,6 +188,88 @@ def test_the_pacer_stops_at_all_clients_and_at_the_fastest_twentieth() -> None:
     assert leaping._limit(EVERYBODY) == 1
 
 
+def test_the_pacer_goes_by_exploited_clients_that_were_done() -> None:
+    """Utilities 10 and 50 of those that were done; the late one has their mean, 30, and no say."""
+    selector = ready(Oort())
+    selector.exploited = [0, 1]
+    selector.learn(0, shown({0: 1.0, 2: 5.0}) | {1: Report(10, 3.0, 3.0, late=True)})
+    assert selector.utility[:3].tolist() == [10, 30, 50]
+    assert selector.history.tolist() == [10]
+    selector.exploited = [1]
+    selector.learn(1, shown({0: 1.0, 2: 5.0}) | {1: Report(10, 3.0, 3.0, late=True)})
+    assert selector.history.tolist() == [10, 0]
+
+
+# --- Oort: who is left out --------------------------------------------------------------------------------------------
+
+
+def taken_part(selector: Oort, times: dict[int, int]) -> None:
+    """Each of these clients has taken part so often."""
+    for index in range(max(times.values())):
+        selector.learn(index, shown({client: 1.0 for client, often in times.items() if often > index}))
+
+
+def test_clients_of_few_rows_are_never_chosen() -> None:
+    """Rows 1 to 20, of which 8 clients have 13 or more; who has just so many is chosen as well."""
+    selector, met = ready(Oort(min_rows=13), rows=range(1, 21)), set()
+    for index in range(60):
+        chosen = selector.select(index, EVERYBODY, 5, seed=0)
+        assert len(set(chosen)) == 5
+        selector.learn(index, shown({client: 1.0 + client for client in chosen}))
+        met |= {*chosen}
+    assert met == {*range(12, 20)}
+    assert sorted(selector.select(60, np.arange(9, 15), 5, 0)) == [12, 13, 14]
+    assert selector.select(60, np.arange(12), 5, 0) == selector.exploited == []
+
+
+def test_a_round_asks_no_more_clients_than_have_rows_enough() -> None:
+    for participants, most in ((1, 9), (3, 7), (8, 2), (20, 2)):
+        ready(Oort(min_rows=most), rows=[0, *range(2, 10)], participants=participants)
+        words = (
+            f"selection.min_rows={most + 1} is not allowed: at most {most}, which leaves the {min(participants, 8)} "
+        )
+        with pytest.raises(ConfigError, match=words) as refusal:
+            ready(Oort(min_rows=most + 1), rows=[0, *range(2, 10)], participants=participants)
+        assert "\n" not in str(refusal.value)
+
+
+def test_the_blacklist_in_closed_form() -> None:
+    """Ten clients that have taken part 0 to 9 times; 30% of them are three."""
+    times = {client: client for client in range(10)}
+    for limit, wanted in ((None, []), (9, []), (7, [9, 8]), (4, [9, 8, 7]), (0, [9, 8, 7])):
+        selector = ready(Oort(blacklist_after=limit), count=10)
+        taken_part(selector, times)
+        assert selector.blacklist() == wanted
+    few = ready(Oort(blacklist_after=0, min_rows=4), rows=range(10), participants=2)  # six clients have rows enough
+    taken_part(few, dict.fromkeys(range(4, 10), 1))
+    assert few.blacklist() == [4]
+
+
+def test_who_is_on_the_blacklist_is_chosen_only_where_others_are_missing() -> None:
+    selector = ready(Oort(blacklist_after=4), count=10)
+    taken_part(selector, {client: client for client in range(10)})
+    everybody = np.arange(10)
+    for participants, kept in ((5, 7), (7, 7), (8, 8), (10, 10), (12, 10)):
+        met = Counter(c for seed in range(50) for c in selector.select(20, everybody, participants, seed))
+        assert {*met} == {*range(kept)}
+        assert sum(met.values()) == 50 * min(participants, 10)
+    assert sorted(selector.select(20, np.array([7, 8, 9]), 2, 0)) == [7, 8]
+
+
+def test_late_clients_have_taken_part_too() -> None:
+    selector = ready(Oort(blacklist_after=0))
+    selector.learn(0, shown({3: 1.0}) | {5: Report(10, 1.0, 1.0, late=True)})
+    assert selector.picks.nonzero().flatten().tolist() == [3, 5]
+
+
+def test_without_a_blacklist_nobody_counts() -> None:
+    """So that checkpoints are those of before."""
+    assert "picks" not in Oort().state_dict()
+
+
+# --- draws ------------------------------------------------------------------------------------------------------------
+
+
 def test_weighted_draws_have_their_shares() -> None:
     """4000 first draws with scores 1, 2, 5; and 0 comes last."""
     firsts, clients = Counter(), np.array([4, 5, 6, 7])
@@ -232,8 +316,8 @@ def test_who_has_not_taken_part_comes_first() -> None:
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("made", [Oort, PowerOfChoice])
-def test_memory_goes_through_a_state_dict(made: type[Selector]) -> None:
+@pytest.mark.parametrize("made", [Oort, partial(Oort, blacklist_after=3), PowerOfChoice])
+def test_memory_goes_through_a_state_dict(made: Callable[[], Selector]) -> None:
     one, other = ready(made()), ready(made())
     for index in range(45):
         chosen = one.select(index, EVERYBODY, 5, 0)
@@ -248,6 +332,7 @@ def test_memory_goes_through_a_state_dict(made: type[Selector]) -> None:
     [
         (Oort, "exploration", 1.5), (Oort, "least_exploration", -0.1), (Oort, "speed_penalty", -1.0),
         (Oort, "fast_percent", 0.0), (Oort, "cut_off", math.nan), (Oort, "clip", 2.0), (PowerOfChoice, "candidates", 0),
+        (Oort, "min_rows", 0), (Oort, "blacklist_after", -1),
     ],
 )  # fmt: skip
 def test_ranges(made: type[Selector], key: str, value: Any) -> None:

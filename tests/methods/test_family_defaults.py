@@ -37,7 +37,7 @@ DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
     (EpsilonGreedy, {"arms": (1, 2, 5, 10)}),
     (UpperConfidence, {"arms": (1, 2, 5, 10)}),
     (Oort, {"exploration": 0.9, "least_exploration": 0.3, "speed_penalty": 2, "fast_percent": 30}),
-    (Oort, {"cut_off": 0.95, "clip": 0.9}),
+    (Oort, {"cut_off": 0.95, "clip": 0.9, "min_rows": 1, "blacklist_after": None}),
     (PowerOfChoice, {"candidates": None}),
     (CentralDP, {"clip": MUST, "noise_multiplier": MUST, "delta": 1e-5}),
     (CentralDP, {"adaptive": False, "quantile": 0.5, "rate": 0.2, "count_noise": None}),
@@ -47,7 +47,7 @@ DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
 ]
 CONSTANTS: list[tuple[Any, dict[str, float]]] = [
     (oort, {"PACER_STEP": 20, "PACER_PERCENT": 5, "STALLED": 0.1, "LEAPED": 5}),
-    (oort, {"WINDOW": 5, "MOST_HELD": 10, "LEAST_RANGE": 1e-4}),
+    (oort, {"WINDOW": 5, "MOST_HELD": 10, "LEAST_RANGE": 1e-4, "BLACKLIST_SHARE": 0.3}),
     (central, {"COUNT_NOISE_SHARE": 1 / 20}),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.clock import durations
-from lightning_sfl.core.errors import ConfigError
+from lightning_sfl.core.errors import CheckpointError, ConfigError
 from lightning_sfl.core.fed_cbs import FedCBS
 from lightning_sfl.core.oort import Oort
 from lightning_sfl.core.power_of_choice import PowerOfChoice
@@ -105,7 +106,7 @@ def test_work_and_time_of_a_round() -> None:
     assert (whole_network.row_bits, whole_network.model_bits > costs.model_bits) == (0, True)
 
 
-@pytest.mark.parametrize("selection", [Oort, PowerOfChoice, FedCBS])
+@pytest.mark.parametrize("selection", [Oort, partial(Oort, min_rows=4, blacklist_after=0), PowerOfChoice, FedCBS])
 @pytest.mark.parametrize("cls", [SFL, FedAvg, MultiSFL, GAS])
 def test_it_repeats_resumes_and_is_not_changed_by_watching(
     cls: type[SplitMethod], selection: Any, tmp_path: Path
@@ -125,7 +126,7 @@ def test_it_repeats_resumes_and_is_not_changed_by_watching(
     options = {"participants": 2, "batch_size": 4, "selection": selection(), **options_of(cls)}
     method = fit(build(cls, network(0.2, True), **options), rows(SIZES), 5)
     assert differing(whole(method), wanted) == []
-    assert any(f"chosen by {selection.__name__} as training goes on" in line for line in method.describe())
+    assert any(f"chosen by {type(method.selection).__name__} as training goes on" in line for line in method.describe())
 
 
 @pytest.mark.parametrize("cls", CHOOSING)
@@ -167,6 +168,36 @@ def test_late_clients_have_the_average_utility_of_those_that_are_done(local_epoc
     assert float(utilities.min()) > 0
     assert abs(float(utilities[0] - utilities[1])) > 0.5
     assert selection.utility[late].tolist() == pytest.approx([float(utilities.mean())] * len(late))
+
+
+def test_who_has_taken_part_most_often_sits_the_next_round_out() -> None:
+    """Clients 0 to 3 alone have rows enough, and 30% of four is one: the first of those that did most often."""
+    met, recorder = [], Recorder()
+    selection = Oort(min_rows=5, blacklist_after=0)
+    method = build(FedAvg, selection=selection, participants=2, batch_size=4)
+    fit(method, rows((5, 9, 5, 9, 2, 4)), 12, [recorder])
+    met = [{*e.participants} for e in recorder.events if type(e).__name__ == "RoundStart"]
+    picks = np.zeros(6, int)
+    for clients in met:
+        assert clients <= {0, 1, 2, 3}
+        often = int(np.argmax(picks))
+        assert not picks[often] or often not in clients
+        picks[[*clients]] += 1
+    assert selection.picks.tolist() == picks.tolist()
+
+
+def test_a_checkpoint_without_counts_is_no_start_for_a_blacklist(tmp_path: Path) -> None:
+    def trained(selection: Oort, resume: Path | None = None) -> dict[str, Any]:
+        keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        method = build(SFL, selection=selection, participants=2)
+        return whole(fit(method, rows(SIZES), 3, [keep], resume, enable_checkpointing=True))
+
+    wanted = trained(Oort())
+    with pytest.raises(CheckpointError, match=r"does not fit this network: .* \"selection.picks\"") as refusal:
+        trained(Oort(blacklist_after=1), tmp_path / "epoch=0.ckpt")
+    assert "\n" not in str(refusal.value)
+    trained(Oort(blacklist_after=9))  # nobody comes that far
+    assert differing(trained(Oort(), tmp_path / "epoch=0.ckpt"), wanted) == []
 
 
 def test_where_nobody_is_chosen() -> None:

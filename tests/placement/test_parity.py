@@ -114,7 +114,7 @@ SHARED = [
     "MultiSFL:gathered:start", "GAS:gathered:start", "SplitLearning:roles:start",
     "FedAvg:gathered:away", "SFL:roles:away:late", "MiniBatchSFL:gathered:late", "SFLV2:roles:away",
     "FedAvg:sharded:decay", "SFL:roles:decay", "USFL:gathered:decay", "FedAvg:gathered:plateau", "SFL:gathered:bandit",
-    "SFL:gathered:oort", "MiniBatchSFL:gathered:power", "USFL:gathered:oort",
+    "SFL:gathered:oort", "SFL:gathered:picky", "MiniBatchSFL:gathered:power", "USFL:gathered:oort",
     "SFL:roles:fedcbs", "FedAvg:sharded:fedcbs", "SCALA:sharded:rich:fedcbs:double",
     "FedAvg:gathered:own_layers:norm", "SFL:roles:own_layers:norm",
     "FedAvg:sharded:bounded", "MiniBatchSFL:sharded:bounded", "SFL:roles:bounded",

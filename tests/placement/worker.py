@@ -62,6 +62,7 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "plateau": lambda: {"effort": Plateau(patience=1), "local_epochs": 3},
     "bandit": lambda: {"effort": EpsilonGreedy([1, 2])},
     "oort": lambda: {"selection": Oort()},
+    "picky": lambda: {"selection": Oort(min_rows=3, blacklist_after=0), "participants": 2},
     "power": lambda: {"selection": PowerOfChoice(candidates=4)},
     "fedcbs": lambda: {"selection": FedCBS()},
     "own_layers": lambda: {"bn_buffers": "local"},
