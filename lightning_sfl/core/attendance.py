@@ -17,7 +17,8 @@ class Attendance:
     """Clients that stay away, or are too slow.
 
     Args:
-        availability: chance that a client which is asked comes, drawn for each client and round.
+        availability: chance that a client which is asked comes, drawn for each client and round; or a list of chances,
+            one for each client of the population, 0 being one that never comes.
         trace: JSON file that lists the clients that can be asked, round by round, as FixedSchedule's does; after its
             last round it begins anew. Null for all.
         overcommit: as many times `participants` clients are asked, rounded up; the first `participants` that are done
@@ -26,23 +27,33 @@ class Attendance:
         quorum: if fewer clients come, the round is called off: nothing is trained, nothing changes, and it is counted.
     """
 
-    availability: float = 1.0
+    availability: float | list[float] = 1.0
     trace: str | None = None
     overcommit: float = 1.0
     deadline_s: float | None = None
     quorum: int = 1
 
     def __post_init__(self) -> None:
-        require(0 < self.availability <= 1, "attendance.availability", self.availability, "above 0, at most 1")
+        if isinstance(self.availability, list):
+            for client, chance in enumerate(self.availability):
+                require(0 <= chance <= 1, f"attendance.availability[{client}]", chance, "from 0 to 1")
+        else:
+            require(0 < self.availability <= 1, "attendance.availability", self.availability, "above 0, at most 1")
         require(1 <= self.overcommit < math.inf, "attendance.overcommit", self.overcommit, "a finite number >= 1")
         late = self.deadline_s is None or 0 < self.deadline_s < math.inf
         require(late, "attendance.deadline_s", self.deadline_s, "a finite number > 0, or null")
         require(self.quorum >= 1, "attendance.quorum", self.quorum, "an integer >= 1")
 
     @property
+    def common(self) -> float | None:
+        """The chance that every client has; None where they differ."""
+        chances = {*self.availability} if isinstance(self.availability, list) else {self.availability}
+        return chances.pop() if len(chances) == 1 else None
+
+    @property
     def is_full(self) -> bool:
         """Whether everybody that is asked comes and is done."""
-        return self == EVERYBODY
+        return self.common == 1 and replace(self, availability=1.0) == EVERYBODY
 
     @property
     def hurries(self) -> bool:
@@ -55,9 +66,29 @@ class Attendance:
 
     def come(self, clients: Sequence[int], round: int, seed: int) -> list[int]:
         """Those of the clients that come."""
-        if self.availability == 1:
+        if self.common == 1:
             return list(clients)
-        return [c for c in clients if stream(seed, "attendance", round, c).random() < self.availability]
+        return [c for c in clients if stream(seed, "attendance", round, c).random() < self.chance(c)]
+
+    def chance(self, client: int) -> float:
+        """That this client comes when it is asked."""
+        return self.availability[client] if isinstance(self.availability, list) else self.availability
+
+    def check(self, num_clients: int, with_data: Sequence[int]) -> None:
+        """Refuse what does not fit a population of so many clients, of which these have data."""
+        if isinstance(self.availability, list):
+            given, allowed = len(self.availability), f"a number for all, or {num_clients}, one for each client"
+            require(given == num_clients, "attendance.availability", f"{given} numbers", allowed)
+        come = sum(self.chance(client) > 0 for client in with_data)
+        allowed = f"at most {come}, the clients with data{'' if come == len(with_data) else ' that ever come'}"
+        require(self.quorum <= come, "attendance.quorum", self.quorum, allowed)
+
+    def said(self) -> list[str]:
+        """What is not as by default, for the first screen."""
+        told, usual = {**vars(self)}, vars(EVERYBODY)
+        if isinstance(self.availability, list):
+            told["availability"] = f"{min(self.availability)} to {max(self.availability)} by client"
+        return [f"{key} {value}" for key, value in told.items() if value != usual[key]]
 
 
 EVERYBODY = Attendance()

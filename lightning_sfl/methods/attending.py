@@ -65,9 +65,8 @@ class Attending(Informed):
         """Cut the network, and see that a quorum is possible."""
         super().prepare(data, stage)
         if stage == "fit":
-            allowed = f"at most {len(self.available)}, the clients with data"
-            require(self.attendance.quorum <= len(self.available), "attendance.quorum", self.attendance.quorum, allowed)
             count = self.population.num_clients
+            self.attendance.check(count, self.available.tolist())
             strangers = sorted({client for listed in self.trace or () for client in listed if not 0 <= client < count})
             allowed = f"a list of clients from 0 to {count - 1}, which {str(strangers)[1:-1]} is not"
             require(not strangers, "attendance.trace", self.attendance.trace, allowed)

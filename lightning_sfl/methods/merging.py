@@ -77,12 +77,14 @@ class Merging(OwnNorms):
 
     @property
     def why_uneven(self) -> str:
-        """What of clients' data decides who of them is merged; empty where nothing does."""
+        """Why clients are not all equally likely to be merged, or their data have a say in it; empty where they are."""
         name = type(self.selection).__name__
         if self.selection.learns:
             return f"{name} goes by training losses"
         if self.selection.looks_at_data:
             return f"{name} goes by clients' rows"
+        if self.attendance.common is None:
+            return "attendance.availability is not the same for all clients"
         return "who is done in time goes by how many rows clients have" if self.attendance.hurries else ""
 
     def check_draws(self, rule: str) -> None:

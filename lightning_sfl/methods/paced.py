@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from torch import nn
 
 from lightning_sfl.core.aggregators import WeightedAverage
-from lightning_sfl.core.attendance import EVERYBODY
 from lightning_sfl.core.effort import Effort
 from lightning_sfl.core.errors import require
 from lightning_sfl.methods.attending import Attending
@@ -57,9 +56,8 @@ class Paced(Attending):
         """What the first screen says of aggregation, participation and effort, where they are not as by default."""
         rule = None if isinstance(self.aggregator, WeightedAverage) else self.aggregator
         chosen = {"aggregator": rule, "merge_optimizer": self.merge_optimizer, "effort": self.effort}
-        changed = [f"{key} {value}" for key, value in vars(self.attendance).items() if value != getattr(EVERYBODY, key)]
         named = [f"{key} {type(value).__name__}" for key, value in chosen.items() if value is not None]
-        return [*named, *changed]
+        return [*named, *self.attendance.said()]
 
     def work_scalars(self) -> dict[str, float]:
         """What clients do in this round, for its record."""

@@ -53,6 +53,7 @@ WORK = {
 TRACE = "trace.json"
 ATTENDANCE = {
     "availability": ["availability=0.5", "quorum=3"],
+    "chances": ["availability=[0,0.5,0.5,0.9,0.9,1]", "quorum=3"],
     "trace": [f"trace={TRACE}", "quorum=3"],
     "overcommit": ["overcommit=1.6"],
     "deadline_s": ["deadline_s=0.001", "quorum=2"],
@@ -135,7 +136,7 @@ def test_who_comes_and_is_done(name: str, method: str, terminal: Terminal) -> No
     terminal.writes(TRACE, "[[0, 1, 2], [4, 5], [1, 3, 5]]")
     found = trained(terminal, method, *(f"--model.attendance.{setting}" for setting in ATTENDANCE[name]))
     came, finished = series(found, "attendance/came"), series(found, "attendance/finished")
-    if name in ("availability", "trace"):
+    if name in ("availability", "chances", "trace"):
         short = [int(count < 3) for count in came]
         assert min(came) < 5
         assert series(found, "attendance/called_off_total") == [sum(short[: i + 1]) for i in range(3)]
@@ -144,6 +145,7 @@ def test_who_comes_and_is_done(name: str, method: str, terminal: Terminal) -> No
     else:
         expected = {"overcommit": ([5, 5, 5], [6, 6, 6]), "deadline_s": ([2, 2, 2], [5, 5, 5])}
         assert (finished, came) == expected[name]
+    assert name != "chances" or all("0" not in one["clients"] for one in found)
     if name == "trace":
         assert [sorted(one["clients"]) for one in found] == [["0", "1", "2"], [], ["1", "3", "5"]]
 

@@ -42,6 +42,47 @@ def test_when_a_round_ends() -> None:
     assert closing_time(done, 2, 3.0, 2) == 2
 
 
+def test_each_client_has_a_chance_of_its_own() -> None:
+    """2000 rounds at 0, 0.2, 0.7 and 1; the deviation is at most 20.5."""
+    some = Attendance(availability=[0.0, 0.2, 0.7, 1.0])
+    met = [some.come([0, 1, 2, 3], index, 0) for index in range(2000)]
+    for client, chance in enumerate((0, 0.2, 0.7, 1)):
+        assert abs(sum(client in clients for clients in met) - 2000 * chance) <= (0 if chance in (0, 1) else 5 * 20.5)
+    assert [some.chance(client) for client in range(4)] == some.availability
+    assert some.common is None
+    assert some.said() == ["availability 0.0 to 1.0 by client"]
+
+
+@pytest.mark.parametrize("chance", [0.3, 0.7, 1.0])
+def test_equal_chances_are_one_number(chance: float) -> None:
+    listed, single = Attendance(availability=[chance] * 10), Attendance(availability=chance)
+    for index in range(50):
+        assert listed.come(range(10), index, 3) == single.come(range(10), index, 3)
+    assert (listed.common, listed.is_full) == (single.common, single.is_full) == (chance, chance == 1)
+    assert not Attendance(availability=[chance] * 10, quorum=2).is_full
+
+
+@pytest.mark.parametrize(
+    ("attendance", "words"),
+    [
+        (Attendance([0.5] * 3), r"attendance.availability='3 numbers' is not allowed: a number for all, or 4, one for"),
+        (Attendance([]), r"attendance.availability='0 numbers' is not allowed: a number for all, or 4, one for each"),
+        (
+            Attendance([0.0, 0.5, 0.5, 0.5], quorum=3),
+            r"attendance.quorum=3 is not allowed: at most 2, .* that ever come",
+        ),
+        (Attendance([0.0] * 4), r"attendance.quorum=1 is not allowed: at most 0, the clients with data that ever come"),
+        (Attendance(0.5, quorum=4), r"attendance.quorum=4 is not allowed: at most 3, the clients with data$"),
+    ],
+)
+def test_what_does_not_fit_the_population(attendance: Attendance, words: str) -> None:
+    """Four clients, of which the last has no data."""
+    with pytest.raises(ConfigError, match=words) as refusal:
+        attendance.check(4, [0, 1, 2])
+    assert "\n" not in str(refusal.value)
+    Attendance([0.0, 0.5, 0.5, 0.0], quorum=2).check(4, [0, 1, 2])
+
+
 def planned(sizes: Any = (4, 8, 6), batch: int = 2) -> Plan:
     ends = np.cumsum(sizes)
     rows = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -108,3 +149,9 @@ def test_ranges(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"attendance.{key}={value!r} is not allowed: ") as refusal:
         Attendance(**{key: value})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.1, math.nan])
+def test_each_chance_is_one(chance: float) -> None:
+    with pytest.raises(ConfigError, match=rf"attendance.availability\[1\]={chance!r} is not allowed: from 0 to 1"):
+        Attendance(availability=[0.5, chance])

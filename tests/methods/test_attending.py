@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,22 @@ def test_those_that_come_are_merged_as_if_nobody_else_had_been_asked(tmp_path: P
     assert differing(whole(method), whole(listed)) == []
 
 
+def test_clients_come_by_chances_of_their_own() -> None:
+    """Client 1 never does; a list of equal chances is the one number, bit for bit."""
+    some = Attendance(availability=[1.0, 0.0, 0.5, 0.9, 0.3, 1.0], quorum=2)
+    method, story = run(SFL, 10, attendance=some)
+    for index, event in enumerate(story.of(events.RoundStart)):
+        asked = Uniform().select(index, method.available, 4, 0)
+        come = some.come(asked, index, 0)
+        assert sorted(event.participants) == (sorted(come) if len(come) >= 2 else [])
+        assert 1 not in event.participants
+    listed, single = (run(FedAvg, 5, attendance=Attendance(each))[0] for each in ([0.6] * 6, 0.6))
+    assert differing(whole(listed), whole(single)) == []
+    full, plain = (run(FedAvg, 5, attendance=Attendance(each)) for each in ([1.0] * 6, 1.0))
+    assert differing(whole(full[0]), whole(plain[0])) == []
+    assert [e.scalars for e in full[1].of(events.RoundEnd)] == [e.scalars for e in plain[1].of(events.RoundEnd)]
+
+
 def test_a_trace_says_who_can_be_asked(tmp_path: Path) -> None:
     (tmp_path / "trace.json").write_text(json.dumps([[0, 1, 2], [3, 4, 5], [1, 5]]))
     _, story = run(SFL, 7, participants=2, attendance=Attendance(trace=str(tmp_path / "trace.json")))
@@ -210,6 +227,7 @@ def test_a_selection_that_learns_hears_of_late_clients_as_of_the_others() -> Non
     [
         (SFL, Attendance(availability=0.5, quorum=3, overcommit=1.5), Uniform), (MultiSFL, RARE, Uniform),
         (FedAvg, Attendance(availability=0.5, overcommit=1.5, quorum=2), Oort), (SplitLearning, RARE, Uniform),
+        (SFL, Attendance(availability=[0.4, 0.5, 0.3, 0.9, 0.6, 0.2], quorum=3), partial(Oort, blacklist_after=1)),
         (SFL, Attendance(availability=0.5, quorum=3, overcommit=1.5), FedCBS),
     ],
 )  # fmt: skip
@@ -249,6 +267,7 @@ def test_splitfed_v1_is_fedavg_with_late_clients_only_as_far_as_time_goes() -> N
 @pytest.mark.parametrize(
     ("cls", "attendance", "named"),
     [
+        (GAS, Attendance([0.5, 1.0]), r"availability=\[0.5, 1.0\] is not allowed: 1.0 in GAS, as clients come and go"),
         (GAS, Attendance(availability=0.5), r"availability=0.5 is not allowed: 1.0 in GAS, as clients come and go"),
         (HoloGrad, Attendance(availability=0.5), r"availability=0.5 is not allowed: 1.0 in HoloGrad, as `stragglers`"),
         (Centralized, Attendance(quorum=2), r"quorum=2 is not allowed: 1 in Centralized, as there are no clients"),
@@ -268,6 +287,8 @@ def test_is_refused(cls: type[SplitMethod], attendance: Attendance, named: str) 
 def test_is_refused_when_the_data_are_known() -> None:
     with pytest.raises(ConfigError, match=r"attendance.quorum=7 is not allowed: at most 6, the clients with data"):
         run(SFL, participants=8, attendance=Attendance(quorum=7))
+    with pytest.raises(ConfigError, match=r"availability='5 numbers' is not allowed: a number for all, or 6, one for"):
+        run(SFL, attendance=Attendance([0.5] * 5))
     with pytest.raises(ConfigError, match=r"aggregator='Krum' is not allowed: .* 5 clients a round, not 1"):
         run(SFL, participants=6, aggregator=Krum(), attendance=Attendance(availability=0.9))
     run(SFL, participants=6, aggregator=Krum(), attendance=Attendance(availability=0.9, quorum=5))

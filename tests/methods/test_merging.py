@@ -137,6 +137,7 @@ def test_an_unbiased_mean_is_the_average_where_rows_are_alike_or_all_take_part(c
         (GAS, {}, "equally likely to be merged; here clients come and go on its own clock"),
         (SFL, {"selection": Oort()}, "equally likely to be merged; here Oort goes by training losses"),
         (SFL, {"attendance": Attendance(deadline_s=1.0)}, "here who is done in time goes by how many rows"),
+        (FedAvg, {"attendance": Attendance([0.9] * 4 + [0.5])}, "here attendance.availability is not the same for all"),
         (SFL, {"weighting": "rows"}, "aggregator='Unbiased' is not allowed: with weighting samples; here it is rows"),
         (SplitLearning, {}, "aggregator='Unbiased' is not allowed: none in SplitLearning, as"),
     ],

@@ -113,6 +113,7 @@ SHARED = [
     "MiniBatchSFL:sharded:steps", "USFL:roles:steps", "SFL:gathered:steps", "SFLV1:sharded:steps", "GAS:roles:steps",
     "MultiSFL:gathered:start", "GAS:gathered:start", "SplitLearning:roles:start",
     "FedAvg:gathered:away", "SFL:roles:away:late", "MiniBatchSFL:gathered:late", "SFLV2:roles:away",
+    "FedAvg:roles:chances",
     "FedAvg:sharded:decay", "SFL:roles:decay", "USFL:gathered:decay", "FedAvg:gathered:plateau", "SFL:gathered:bandit",
     "SFL:gathered:oort", "SFL:gathered:picky", "MiniBatchSFL:gathered:power", "USFL:gathered:oort",
     "SFL:roles:fedcbs", "FedAvg:sharded:fedcbs", "SCALA:sharded:rich:fedcbs:double",

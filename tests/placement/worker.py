@@ -57,6 +57,7 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "stacked": lambda: {"client_engine": "stacked"},
     "compiled": lambda: {"compile": True},
     "away": lambda: {"attendance": Attendance(availability=0.6, quorum=2)},
+    "chances": lambda: {"attendance": Attendance(availability=[0.4, 0.7, 1.0, 0.6], quorum=2)},
     "late": lambda: {"attendance": Attendance(overcommit=1.3, deadline_s=1e-5, quorum=2)},
     "decay": lambda: {"effort": Decay(epochs_factor=0.7, batch_factor=1.3, most_batch=6), "local_epochs": 3},
     "plateau": lambda: {"effort": Plateau(patience=1), "local_epochs": 3},

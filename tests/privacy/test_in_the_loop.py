@@ -211,6 +211,10 @@ def test_an_epsilon_is_told_where_all_that_is_released_is_noised() -> None:
         ({"selection": LabelAware()}, "no epsilon, as LabelAware goes by clients' rows"),
         ({"attendance": Attendance(overcommit=1.5)}, "no epsilon, as who is done in time goes by how many rows"),
         ({"attendance": Attendance(deadline_s=1e3)}, "no epsilon, as who is done in time goes by how many rows"),
+        (
+            {"attendance": Attendance([0.9] * 4 + [1.0])},
+            "no epsilon, as attendance.availability is not the same for all",
+        ),
         ({"effort": Plateau()}, "no epsilon, as Plateau goes by training results"),
     ],
     ids=lambda one: "" if isinstance(one, str) else next(iter(one)),
@@ -225,9 +229,13 @@ def test_no_epsilon_is_told_where_clients_data_say_who_or_what_is_merged(options
 
 def test_an_epsilon_is_told_where_clients_stay_away_by_chance() -> None:
     pytest.importorskip("opacus")
-    options: dict[str, Any] = {"participants": 3, "weighting": "uniform", "attendance": Attendance(availability=0.9)}
-    found = fit(build(FedAvg, privacy=CentralDP(0.1, 2.0), **options), rows(SIZES), 2)
-    assert found.privacy_scalars()["privacy/epsilon"] > 0
+    options: dict[str, Any] = {"participants": 3, "weighting": "uniform"}
+    told = []
+    for chance in (0.9, [0.9] * 5):
+        away = Attendance(availability=chance)
+        found = fit(build(FedAvg, privacy=CentralDP(0.1, 2.0), attendance=away, **options), rows(SIZES), 2)
+        told.append(found.privacy_scalars()["privacy/epsilon"])
+    assert told[0] == told[1] > 0
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
