@@ -35,6 +35,7 @@ class FedSGD(SplitMethod):
     name = "fedsgd"
     why_not_local = "clients send gradients and keep no weights"
     why_not_moved = "server_optimizer takes the step with the merged gradients"
+    why_not_compared = "clients send gradients, and server_optimizer says where these lead"
     why_same_work = "there is no local training"
     server_copies = True
     whole_on_client = True

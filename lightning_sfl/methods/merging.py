@@ -21,6 +21,7 @@ class Merging(OwnNorms):
 
     why_only_averaged, why_not_moved: what to answer where another aggregator, or a merge optimizer, has no meaning.
     why_not_together: what to answer where clients are not drawn for a round and do not hand in together.
+    why_not_compared: what to answer where what is merged cannot be compared with the merge before.
 
     Args:
         backbone: the whole network; it is cut after `cut_layer`.
@@ -35,6 +36,7 @@ class Merging(OwnNorms):
     why_only_averaged: ClassVar[str] = ""
     why_not_together: ClassVar[str] = ""
     why_not_moved: ClassVar[str] = ""
+    why_not_compared: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -50,6 +52,9 @@ class Merging(OwnNorms):
         averaged = isinstance(self.aggregator, WeightedAverage) or not self.why_only_averaged
         given = type(self.aggregator).__name__
         require(averaged, "aggregator", given, f"none in {type(self).__name__}, as {self.why_only_averaged}")
+        fits = not (self.aggregator.looks_back and self.why_not_compared)
+        allowed = f"only without {self.aggregator.looks_back} in {type(self).__name__}, as {self.why_not_compared}"
+        require(fits, "aggregator", given, allowed)
         why = self.why_not_moved or self.why_only_averaged
         moved = merge_optimizer is None or not why
         require(moved, "merge_optimizer", "an optimizer", f"null in {type(self).__name__}, as {why}")
@@ -67,6 +72,8 @@ class Merging(OwnNorms):
         if stage == "fit":
             self.check_enough(self.fewest_merged)
             self.check_draws(type(self.aggregator).__name__)
+            if self.aggregator.looks_back:
+                self.aggregator.remembered = None
             self.aggregator.tell_rows([len(self.population.rows[client]) for client in self.available])
             self.build_merge_optimizer()
 
@@ -144,11 +151,16 @@ class Merging(OwnNorms):
         return super().data_identity() | {"merge_optimizer": name}
 
     def memory(self) -> dict[str, Any]:
-        kept = {} if self.merge_optimizer is None else {"merge_optimizer": self.merge_optimizer.state_dict()["state"]}
+        rule = self.aggregator
+        kept = {"aggregator": {type(rule).__name__: rule.remembered}} if rule.looks_back else {}
+        if self.merge_optimizer is not None:
+            kept["merge_optimizer"] = self.merge_optimizer.state_dict()["state"]
         return {**super().memory(), **kept}
 
     def recall(self, memory: dict[str, Any]) -> None:
         super().recall(memory)
+        if self.aggregator.looks_back:  # another rule begins anew
+            self.aggregator.remembered = memory.get("aggregator", {}).get(type(self.aggregator).__name__)
         if self.merge_optimizer is not None:
             settings = self.merge_optimizer.state_dict()["param_groups"]  # of this run
             self.merge_optimizer.load_state_dict({"state": memory["merge_optimizer"], "param_groups": settings})

@@ -117,7 +117,11 @@ FAMILY = [
     (["--model.aggregator=TrimmedMean", "--model.participants=2"], ["aggregator='TrimmedMean'", "needs 3", "not 2"]),
     (
         ["--model.aggregator=CosineWeighted", "--model.aggregator.reference=last"],
-        ["reference='last'", "mean or others"],
+        ["reference='last'", "mean, others or previous"],
+    ),
+    (
+        ["--model=FedSGD", "--model.aggregator=CosineWeighted", "--model.aggregator.reference=previous"],
+        ["aggregator='CosineWeighted' is not allowed: only without reference=previous in FedSGD, as clients send"],
     ),
     (["--model.aggregator=NormClipping", "--model.aggregator.threshold=.nan"], ["aggregator.threshold=nan", "> 0"]),
     (["--model=SplitLearning", "--model.aggregator=Median"], ["aggregator='Median'", "none in SplitLearning"]),

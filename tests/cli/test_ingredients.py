@@ -21,7 +21,7 @@ SETTING = [
 SCHEDULE = "schedule.json"
 MERGED = {
     "aggregator": {
-        "CosineWeighted": ["power=2"],
+        "CosineWeighted": ["power=2", "reference=previous"],
         "DeviationClipping": ["factor=0.5"],
         "Krum": [],
         "Median": [],

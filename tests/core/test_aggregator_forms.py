@@ -90,6 +90,58 @@ def test_compared_with_the_others_nobody_vouches_for_itself() -> None:
     assert merged(CosineWeighted(reference="others"), *updates) == pytest.approx([1, 1])
 
 
+def moved(way: tuple[float, float]) -> CosineWeighted:
+    """A rule that was told of a merge at (3, -1), and then of one where what is merged had gone this way."""
+    rule = CosineWeighted(reference="previous")
+    merged(rule, (5.0, 5.0), (1.0, 0.0), anchor=(3.0 - way[0], -1.0 - way[1]))
+    return rule
+
+
+def test_compared_with_the_previous_update_in_closed_form() -> None:
+    """r = (2, 0): c = (.6, 1), shares (.375, .625); and c = (1, 0, -1), where the mean points along (0, 1)."""
+    here, way = (3.0, -1.0), (2.0, 0.0)
+    assert merged(moved(way), (3.0, 4.0), (1.0, 0.0), anchor=here) == pytest.approx([1.75, 1.5], abs=1e-12)
+    apart = [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)]
+    assert merged(moved(way), *apart, anchor=here) == pytest.approx([1, 0], abs=1e-12)
+    assert merged(CosineWeighted(), *apart, anchor=here) == pytest.approx([0, 1], abs=1e-12)
+    assert merged(moved((-7.0, 0.0)), *apart, anchor=here) == pytest.approx([-1, 0], abs=1e-12)
+    assert merged(moved(way), *apart[::2], anchor=here) == pytest.approx([1, 0], abs=1e-12)  # whose mean is 0
+    assert merged(moved(way), (-1.0, 0.0), (0.0, 1.0), anchor=here) == [-0.5, 0.5]  # no share is left
+    soft = CosineWeighted(reference="previous", temperature=0.5)
+    merged(soft, (1.0, 0.0), anchor=(1.0, -1.0))
+    shares = np.exp([2, 0, -2]) / np.exp([2, 0, -2]).sum()
+    assert merged(soft, *apart, anchor=here) == pytest.approx([shares[0] - shares[2], shares[1]], abs=1e-12)
+
+
+def test_a_previous_update_along_the_mean_is_the_mean() -> None:
+    updates = [(1.0, 0.0), (1.0, 0.0), (0.0, 1.0)]
+    assert merged(moved((4.0, 2.0)), *updates, anchor=(3.0, -1.0)) == pytest.approx([0.8, 0.2], abs=1e-12)
+    assert merged(moved((4.0, 1.0)), *updates, anchor=(3.0, -1.0)) != pytest.approx([0.8, 0.2], abs=1e-3)
+
+
+def test_without_a_previous_update_it_is_the_mean() -> None:
+    """In the first merge, and where nothing has moved since the one before; the move before that does not count."""
+    updates = [(1.0, 0.0), (1.0, 0.0), (0.0, 1.0)]
+    assert merged(CosineWeighted(reference="previous"), *updates) == merged(CosineWeighted(), *updates)
+    for way in ((0.0, 0.0), (1e-13, 0.0)):
+        assert merged(moved(way), *updates, anchor=(3.0, -1.0)) == pytest.approx([0.8, 0.2], abs=1e-12)
+    rule = moved((2.0, 0.0))
+    for _ in range(2):
+        found = merged(rule, *updates, anchor=(3.0, -1.0))
+    assert found == pytest.approx([0.8, 0.2], abs=1e-12)
+
+
+def test_statistics_have_no_say_in_the_previous_update() -> None:
+    rule = CosineWeighted(reference="previous")
+    for start in (0.0, 1.0):
+        anchor = {"w": torch.tensor([start, 0.0]), "mean": torch.tensor([900 * start]), "n": torch.tensor(0)}
+        ends = [{**anchor, "w": anchor["w"] + torch.tensor(step)} for step in ([3.0, 4.0], [1.0, 0.0])]
+        found = rule.merge(ends, anchor, [1.0, 1.0], ["mean", "n"])
+    assert (found["w"] - anchor["w"]).tolist() == pytest.approx([1.75, 1.5])
+    assert rule.remembered is not None
+    assert {*rule.remembered} == {"w"}
+
+
 def test_without_a_direction_the_plain_weights_hold() -> None:
     assert merged(CosineWeighted(), (1.0, 0.0), (-1.0, 0.0)) == [0, 0]
     assert merged(CosineWeighted(), (0.0, 0.0), (0.0, 0.0)) == [0, 0]

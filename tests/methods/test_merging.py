@@ -48,6 +48,7 @@ SIZES = (5, 4, 9, 2, 6)
 MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad, IFCA, CFL)]
 RULES: list[Aggregator] = [
     CosineWeighted(),
+    CosineWeighted(reference="previous"),
     DeviationClipping(1.0),
     NormClipping(),
     Krum(1, 2),
@@ -145,6 +146,80 @@ def test_an_unbiased_mean_is_the_average_where_rows_are_alike_or_all_take_part(c
 def test_an_unbiased_mean_needs_even_draws(cls: type[SplitMethod], options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         run(cls, Unbiased(), participants=3, **options)
+
+
+def test_draws_are_even_where_all_have_the_same_chance_to_come() -> None:
+    options: dict[str, Any] = {"rounds": 3, "participants": 3}
+    listed, single = (run(FedAvg, Unbiased(), attendance=Attendance(each), **options) for each in ([0.6] * 5, 0.6))
+    assert differing(listed, single) == []
+
+
+# --- the previous update ----------------------------------------------------------------------------------------------
+
+
+class Noting(CosineWeighted):
+    """Keeps what each merge was told and went by."""
+
+    def __init__(self) -> None:
+        super().__init__(reference="previous")
+        self.anchors: list[dict[str, Any]] = []
+        self.went_by: list[Any] = []
+        self.updates: list[torch.Tensor] = []
+
+    def merge(self, states: Any, anchor: Any, weights: Any, buffers: Any = (), buffer_policy: Any = "average") -> Any:
+        self.anchors.append({name: tensor.clone() for name, tensor in anchor.items() if name not in buffers})
+        found = super().merge(states, anchor, weights, buffers, buffer_policy)
+        rows = [torch.cat([(state[name] - anchor[name]).flatten() for name in self.anchors[-1]]) for state in states]
+        self.updates.append(torch.stack(rows).double())
+        self.went_by.append(self.previous)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("cls", "momentum"), [(SFL, None), (SFLV1, None), (FedAvg, 0.9), (SFL, 0.9), (MultiSFL, None), (GAS, 0.9)]
+)
+def test_the_previous_update_is_how_far_the_merged_network_came(cls: type[SplitMethod], momentum: float | None) -> None:
+    """Whatever made it of the merge, a merge optimizer included; both halves where clients hand in both."""
+    rule, story = Noting(), Recorder()
+    options = {} if momentum is None else {"merge_optimizer": sgd(0.7, momentum)}
+    method = fit(build(cls, network(norm=True), aggregator=rule, batch_size=4, **options), rows(SIZES), 3, [story])
+    assert rule.went_by[0] is None
+    halves = {"0.fc1.weight"} | ({"1.fc2.weight"} if cls in (SFLV1, FedAvg, MultiSFL) else set())
+    assert {name for name in rule.anchors[0] if "fc" in name and "weight" in name} == halves
+    for index in (1, 2):
+        before, here = (
+            torch.cat([tensor.flatten() for tensor in a.values()]) for a in rule.anchors[index - 1 : index + 1]
+        )
+        way = here.double() - before.double()
+        torch.testing.assert_close(rule.went_by[index][0], rule.updates[index] @ way, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(rule.went_by[index][1], way.square().sum())
+    assert float((method.client_half.state_dict()["fc1.weight"] - rule.anchors[2]["0.fc1.weight"]).abs().max()) > 0
+
+
+@pytest.mark.parametrize("cls", [SFL, SFLV1, FedAvg, GAS])
+def test_the_previous_update_is_in_checkpoints(cls: type[SplitMethod], tmp_path: Path) -> None:
+    rule = CosineWeighted(power=2, reference="previous")
+
+    def trained(resume: Path | None = None, used: Aggregator = rule) -> dict[str, Any]:
+        keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        method = build(cls, network(0.2, True), aggregator=used, batch_size=4, merge_optimizer=sgd(0.7, 0.9))
+        return whole(fit(method, rows(SIZES), 4, [keep], resume, enable_checkpointing=True))
+
+    wanted = trained()
+    for done in (1, 2):
+        assert differing(trained(tmp_path / f"epoch={done}.ckpt"), wanted) == []
+    saved = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
+    del saved["lightning_sfl"]["memory"]["aggregator"]  # as a run with another rule would have left it
+    torch.save(saved, tmp_path / "without.ckpt")
+    assert furthest(trained(tmp_path / "without.ckpt"), wanted) > 1e-6
+    assert differing(trained(), wanted) == []  # the same rule in another run begins anew
+
+
+def test_gradients_have_no_previous_update() -> None:
+    words = "aggregator='CosineWeighted' is not allowed: only without reference=previous in FedSGD, as clients send"
+    with pytest.raises(ConfigError, match=words) as refusal:
+        build(FedSGD, aggregator=CosineWeighted(reference="previous"))
+    assert "\n" not in str(refusal.value)
 
 
 # --- who lies ---------------------------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ def test_every_method_in_every_mode(processes: int, tmp_path: Path) -> None:
 SHARED = [
     "FedAvg:gathered:median:dropout", "SFLV1:gathered:median:norm", "SFL:roles:median", "FedAvg:roles:trimmed",
     "USFL:gathered:krum", "MultiSFL:gathered:cosine", "Mix2SFL:roles:cosine",
+    "MultiSFL:gathered:previous", "SFL:roles:previous:yogi", "FedAvg:roles:previous:norm",
     "MiniBatchSFL:gathered:clipped", "FedSGD:roles:median", "GAS:gathered:median",
     "FedAvg:roles:fedopt", "FedAvg:sharded:fedopt", "SFL:gathered:yogi", "USFL:sharded:fedopt", "SFLV1:roles:yogi",
     "SFL:roles:joint_scale", "SFLV2:gathered:own_scale", "USFL:sharded:own_scale", "MiniBatchSFL:sharded:own_scale",
@@ -159,6 +160,7 @@ def test_what_is_refused_is_refused_by_every_process(tmp_path: Path) -> None:
     "method",
     [
         "SFL:{}:norm",
+        "SFL:{}:previous",
         "ScaffoldSFL:{}:norm",
         "SFLProx:{}:rich",
         "USFL:{}:rich",

@@ -47,6 +47,7 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "trimmed": lambda: {"aggregator": TrimmedMean(1)},
     "krum": lambda: {"aggregator": Krum(num_byzantine=0)},
     "cosine": lambda: {"aggregator": CosineWeighted()},
+    "previous": lambda: {"aggregator": CosineWeighted(reference="previous")},
     "clipped": lambda: {"aggregator": NormClipping()},
     "fedopt": lambda: {"merge_optimizer": sgd(0.9, 0.9)},
     "yogi": lambda: {"merge_optimizer": FedYogi},

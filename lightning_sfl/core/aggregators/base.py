@@ -27,9 +27,13 @@ class Aggregator(ABC):
 
     least: the fewest states of which the rule can make one.
     needs_even_draws: whether the rule holds only where clients count by their samples and all are equally likely.
+    looks_back: the option by which it goes by earlier merges, such as reference=previous; empty where it does not.
+    remembered: what it keeps of them, by name; None before the first. It is in checkpoints; a new run begins without.
     """
 
     needs_even_draws: ClassVar[bool] = False
+    looks_back: str = ""
+    remembered: State | None = None
 
     @property
     def least(self) -> int:
