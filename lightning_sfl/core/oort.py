@@ -104,8 +104,8 @@ class Oort(Selector, Memory):
         for client in reports:  # late ones have the average of the others
             self.last[client] = round + 1
             self.utility[client] = own[client] if client in own else sum(own.values()) / len(own)
-        if self.blacklist_after is not None:
-            self.picks[[*reports]] += 1
+            if self.blacklist_after is not None:
+                self.picks[client] += 1
         known = [own[client] for client in self.exploited if client in own]
         newest = self.history.new_tensor([sum(known) / len(known) if known else 0.0])
         self.history = torch.cat([self.history, newest])[-2 * PACER_STEP :]

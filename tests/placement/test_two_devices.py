@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_sfl.callbacks import DEFAULTS, OPTIONAL, RoundRecord
 from lightning_sfl.checkpoint import DurableCheckpointIO
-from lightning_sfl.core.aggregators import Median
+from lightning_sfl.core.aggregators import CosineWeighted, Median
 from lightning_sfl.core.attendance import Attendance
 from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import ConfigError
@@ -117,6 +117,7 @@ RICHER: dict[str, dict[str, Any]] = {
     "clipped": {"client_clip": 0.1},
     "moved": {"merge_optimizer": torch.optim.Adam},
     "robust": {"aggregator": Median()},
+    "looking back": {"aggregator": CosineWeighted(reference="previous")},
     "stacked": {"client_engine": "stacked", "net": network()},
     "own layers": {"bn_buffers": "local"},
     "away": {"attendance": Attendance(availability=0.7)},
@@ -138,7 +139,10 @@ def test_options_that_look_at_both_halves(cls: type[SplitMethod], options: dict[
 
 @pytest.mark.slow
 def test_dynamics_and_a_selection_that_learns() -> None:
-    for options in ({"dynamics": Dynamics(server_steps=2, client_scale="joint")}, {"selection": Oort()}):
+    for options in (
+        {"dynamics": Dynamics(server_steps=2, client_scale="joint")},
+        {"selection": Oort(blacklist_after=0)},
+    ):
         on_one, _ = trained(SFL, **options)
         with two_devices() as devices:
             on_two, _ = trained(SFL, devices, **options)
@@ -166,6 +170,7 @@ def test_watchers_write_what_they_write_on_one_device(cls: type[SplitMethod], tm
 def test_a_run_goes_on_wherever_its_halves_are(tmp_path: Path) -> None:
     for cls in (SFL, GAS, MultiSFL, FedAvg, ScaffoldSFL, CFL):
         options = {"persist_server_optimizer": True, "server_optimizer": torch.optim.Adam, **rich_of(cls)}
+        options |= {"aggregator": CosineWeighted(reference="previous")} if cls in (SFL, FedAvg) else {}
         straight, _ = trained(cls, rounds=4, **options)
         with two_devices() as devices:
             trained(cls, devices, rounds=2, save=tmp_path / "two.ckpt", **options)
