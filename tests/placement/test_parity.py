@@ -39,7 +39,7 @@ FEW = [
     "SFLV1:sharded:dropout:norm:double",
 ]
 METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "USFL", "Mix2SFL", "MultiSFL", "GAS", "FedAvg")
-METHODS += ("FedAsync", "FedBuff", "PerFedAvg", "Reptile", "IFCA", "CFL", "ScaffoldSFL", "SFLProx", "SCALA")
+METHODS += ("FedAsync", "FedBuff", "CA2FL", "PerFedAvg", "Reptile", "IFCA", "CFL", "ScaffoldSFL", "SFLProx", "SCALA")
 ALL = (*METHODS, "FedSGD", "HoloGrad")
 MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in ALL for mode in ("gathered", "roles")]
 MATRIX += [f"{name}:{mode}:adam" for name in METHODS for mode in ("gathered", "roles")]
