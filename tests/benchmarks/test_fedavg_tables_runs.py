@@ -118,6 +118,18 @@ def test_clients_in_turn_are_fedavg_bit_for_bit(toy: FederatedData) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_the_order_of_channels_in_memory_is_a_matter_of_rounding(toy: FederatedData) -> None:
+    cell, found = replace(CELLS["cnn-iid-C0.1-E5-B10"], fraction=0.3, epochs=1, batch_size=20), []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        method = method_of(Run(cell, 0.1, 0), 10, None)
+        if layout == torch.contiguous_format:
+            method.backbone[0].to(memory_format=layout)
+        quiet_trainer(2, [], limit_val_batches=0).fit(method, toy)
+        assert method.slots[2].conv1.weight.stride(1) == (1 if layout == torch.channels_last else 25)
+        found.append(weights_of(method))
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-5) for one, other in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("name", ["2nn-iid-C0.1-B10", "cnn-iid-fedsgd"])
 def test_the_time_of_a_round_is_measured(toy: FederatedData, name: str) -> None:
     assert 0 < round_seconds(CELLS[name], toy) < 60
