@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sfl.core.split import split as split
     from lightning_sfl.data import FederatedData as FederatedData
+    from lightning_sfl.methods import CA2FL as CA2FL
     from lightning_sfl.methods import CFL as CFL
     from lightning_sfl.methods import GAS as GAS
     from lightning_sfl.methods import IFCA as IFCA
@@ -57,6 +58,7 @@ _METHODS = (
     "FedSGD",
     "FedAsync",
     "FedBuff",
+    "CA2FL",
     "PerFedAvg",
     "Reptile",
     "IFCA",

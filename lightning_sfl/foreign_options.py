@@ -19,7 +19,8 @@ _NO_META = "it is about the gradient after a step of adaptation in training, and
 _NO_PARTING = "it says when a cluster of clients is divided, and {} divides none"
 # Each has to hold for every method without the option. What is not here is told by its own help.
 _REASONS = {
-    "staleness": "it weighs updates that come late, and in {} none outlives its round",
+    "staleness": "it weighs updates that come late, and in {} none outlives its round or all count in full",
+    "max_staleness": "it drops updates that come late, and in {} none outlives its round",
     "mixing": "it is the share of a client that is mixed in alone, and {} mixes in none",
     "arrivals": "it is how many clients, mixed in one by one, make a round, and {} mixes in none",
     "model_buffer": "it is how many clients that come one by one are collected for a merge, and {} collects none",

@@ -18,6 +18,7 @@ from lightning_sfl.core.replay import Replay
 from lightning_sfl.core.staleness import Hinge, Polynomial
 from lightning_sfl.core.stragglers import Stragglers
 from lightning_sfl.methods import (
+    CA2FL,
     CFL,
     GAS,
     IFCA,
@@ -43,20 +44,22 @@ METHODS: list[type[SplitMethod]] = [
     for entry in (getattr(registry, name) for name in registry.__all__)
     if isinstance(entry, type) and issubclass(entry, SplitMethod) and entry is not SplitMethod
 ]
-UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "PerFedAvg", "Reptile", "IFCA", "CFL", "HoloGrad", "Centralized")
+UNCUT = ("FedAvg", "FedSGD", "FedAsync", "FedBuff", "CA2FL", "PerFedAvg", "Reptile", "IFCA", "CFL", "HoloGrad")
+UNCUT += ("Centralized",)
 CUT_METHODS = [method for method in METHODS if method.__name__ not in UNCUT]
 
 # Methods whose slots, with their optimizers, go on from round to round.
-PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS, FedAsync, FedBuff]
+PERSISTENT: list[type[SplitMethod]] = [MultiSFL, GAS, FedAsync, FedBuff, CA2FL]
 
 # Methods whose clients come and go while a round runs.
-ASYNCHRONOUS: list[type[SplitMethod]] = [GAS, FedAsync, FedBuff]
+ASYNCHRONOUS: list[type[SplitMethod]] = [GAS, FedAsync, FedBuff, CA2FL]
 
 # Options of the base that a method fixes itself, and therefore does not take.
 FIXED: dict[type[SplitMethod], set[str]] = {
     FedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     FedAsync: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer", "weighting"},
     FedBuff: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
+    CA2FL: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     PerFedAvg: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     Reptile: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
     IFCA: {"server_optimizer", "server_scheduler", "server_clip", "persist_server_optimizer"},
@@ -107,6 +110,7 @@ RICH: dict[type[SplitMethod], Callable[[], dict[str, Any]]] = {
     CFL: lambda: {"eps1": 0.3, "eps2": 0.3},
     SFLProx: lambda: {"prox_mu": 0.5},
     FedBuff: lambda: {"staleness": Polynomial(), "weighting": "samples", "model_buffer": 2},
+    CA2FL: lambda: {"weighting": "samples", "model_buffer": 2, "max_staleness": 1},
     HoloGrad: lambda: {
         "num_scalars": 60,
         "basis": BasisChoice("subspace", rank=8),

@@ -69,8 +69,13 @@ class Visits:
         return self.counts["merges"]
 
     def missed(self, slot: int) -> int:
-        """Merges since the client in this slot got its half: its staleness."""
-        return self.merges - self.in_slot[slot].version
+        """Merges since the client in this slot got its half: its staleness; 0 of who is about to get it."""
+        visit = self.in_slot[slot]
+        return self.merges - visit.version if visit.loaded else 0
+
+    def in_time(self, slot: int, max_missed: int | None) -> bool:
+        """Whether what the client in this slot hands in now still counts; null: it always does."""
+        return max_missed is None or self.missed(slot) <= max_missed
 
     def admit(self, slot: int, client: int, rows: np.ndarray, count: int) -> None:
         """A client with these rows takes a slot, at the time at which the last one left it."""
@@ -123,8 +128,14 @@ class Visits:
         """Rows of the batches that the clients in all slots are at."""
         return sum(len(visit.batches[visit.done]) for visit in self.in_slot.values())
 
-    def arrivals_until(self, hand_ins: int, rows: Sequence[np.ndarray], newcomers: Sequence[int] | None = None) -> int:
-        """Batches that will arrive until so many clients have handed in; `newcomers` take the places of those.
+    def arrivals_until(
+        self,
+        hand_ins: int,
+        rows: Sequence[np.ndarray],
+        newcomers: Sequence[int] | None = None,
+        max_missed: int | None = None,
+    ) -> int:
+        """Batches that will arrive until so many clients have handed in in time; `newcomers` take the places of all.
 
         The clock knows nothing of training, so the future can be played through beforehand.
         """
@@ -134,8 +145,8 @@ class Visits:
             slot, _ = ahead.next()
             arrivals += 1
             if ahead.step(slot):
+                hand_ins -= ahead.in_time(slot, max_missed)
                 ahead.leave(slot)
-                hand_ins -= 1
                 if hand_ins and newcomers is not None:
                     client = ahead.newcomer(slot, newcomers)
                     ahead.admit(slot, client, rows[client], 0)

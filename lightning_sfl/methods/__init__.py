@@ -5,6 +5,7 @@ from lightning_sfl.core.label_selection import LabelAware  # noqa: F401
 from lightning_sfl.core.oort import Oort  # noqa: F401
 from lightning_sfl.core.power_of_choice import PowerOfChoice  # noqa: F401
 from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.methods.ca2fl import CA2FL
 from lightning_sfl.methods.centralized import Centralized
 from lightning_sfl.methods.cfl import CFL
 from lightning_sfl.methods.fedasync import FedAsync
@@ -29,6 +30,7 @@ from lightning_sfl.methods.split_learning import SplitLearning
 from lightning_sfl.methods.usfl import USFL
 
 __all__ = [
+    "CA2FL",
     "CFL",
     "GAS",
     "IFCA",

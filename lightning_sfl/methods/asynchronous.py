@@ -19,13 +19,12 @@ from lightning_sfl.core.cut import Upload
 from lightning_sfl.core.errors import require
 from lightning_sfl.core.rounds import Batch, Plan, in_order
 from lightning_sfl.core.selection import Uniform
-from lightning_sfl.core.staleness import Constant, HandedIn, Staleness
 from lightning_sfl.core.state import load_state, state_of
 from lightning_sfl.core.visits import Visits
-from lightning_sfl.methods.base import SplitMethod
+from lightning_sfl.methods.handing_in import HandingIn
 
 
-class AsynchronousMethod(SplitMethod):
+class AsynchronousMethod(HandingIn):
     """The loop of arrivals; a method says what the server does with each of them.
 
     Args:
@@ -38,8 +37,7 @@ class AsynchronousMethod(SplitMethod):
             released code of GAS has it.
         cell: how fast clients compute and send.
         weighting: a client's weight in the merge: uniform, its number of samples, or of rows trained on in its visit.
-        staleness: how much less a client counts in the merge, the more merges it has missed; null for no difference.
-        kwargs: options of `SplitMethod`.
+        kwargs: options of `HandingIn`.
     """
 
     one_at_a_time = True
@@ -57,7 +55,6 @@ class AsynchronousMethod(SplitMethod):
         client_momentum: Literal["per_slot", "shared"] = "per_slot",
         cell: Cell = CELL,
         weighting: Weighting = "uniform",
-        staleness: Staleness | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, cut_layer, weighting=weighting, cell=cell, **kwargs)
@@ -69,10 +66,6 @@ class AsynchronousMethod(SplitMethod):
         self.model_buffer, self.participation, self.arrival = model_buffer, participation, arrival
         self.client_momentum, self.moved_last = client_momentum, 0
         self.handed_on = client_momentum == "shared"
-        self.staleness = staleness or Constant()
-        self.handed_in: list[HandedIn] = []
-        self.missed: list[int] = []
-        self.visits: Visits | None = None
 
     @property
     def num_active(self) -> int:
@@ -129,10 +122,10 @@ class AsynchronousMethod(SplitMethod):
         self.visits.admit(slot, client, self.population.rows[client], self.newcomer_count())
 
     def steps(self, plan: Plan) -> Iterator[list[Batch]]:
-        self.missed = []
+        self.missed, self.dropped = [], 0
         for slot in sorted(self.visits.in_slot):
             self.enter(slot)
-        while len(self.handed_in) < self.quorum:
+        while len(self.handed_in) < self.quorum and self.visits.in_slot:  # nobody is left where all came together
             slot, batch = self.visits.next()
             yield [batch]
             if self.visits.step(slot):
@@ -158,7 +151,11 @@ class AsynchronousMethod(SplitMethod):
         if self.link.holds(slot):
             self.send_weights(slot)
         self.keep_own(slot, self.visits.in_slot[slot].client)
-        self.take_in(slot, self.tell_end(slot, finished=True))
+        counts = self.visits.in_time(slot, self.max_staleness)
+        weight = self.tell_end(slot, finished=counts)
+        if counts:
+            self.take_in(slot, weight)
+        self.dropped += not counts
         self.visits.leave(slot)
         if self.client_momentum == "per_slot":
             for parameter in self.parameters_in(slot):
@@ -166,12 +163,6 @@ class AsynchronousMethod(SplitMethod):
         if self.participation == "replaced" and len(self.handed_in) < self.quorum:
             self.admit(slot)
             self.enter(slot)
-
-    def take_in(self, slot: int, weight: float) -> None:
-        """Keep what a client hands in for the merge."""
-        state = {name: tensor.clone() for name, tensor in self.handed_in_by(slot).items()}
-        self.handed_in.append(HandedIn(slot, state, weight, self.visits.missed(slot), self.visits.in_slot[slot].client))
-        self.missed.append(self.visits.missed(slot))
 
     def tell_end(self, slot: int, finished: bool) -> float:
         """Tell what a client did in this round; its weight in the merge."""
@@ -188,16 +179,6 @@ class AsynchronousMethod(SplitMethod):
         for slot in sorted(self.visits.in_slot):
             self.tell_end(slot, finished=False)
 
-    def merge(self, plan: Plan) -> None:
-        weights = [each.weight * self.staleness.factor(each.missed) for each in self.handed_in]
-        self.put_together([each.state for each in self.handed_in], weights, [each.client for each in self.handed_in])
-        self.handed_in.clear()
-        self.count_merge()
-
-    def count_merge(self) -> None:
-        """There is a new version of what is merged."""
-        self.visits.counts["merges"] += 1
-
     def begin(self, batches: Sequence[Batch]) -> None:
         """Clients are loaded when they enter."""
 
@@ -206,7 +187,8 @@ class AsynchronousMethod(SplitMethod):
 
     def uploads_ahead(self, plan: Plan) -> dict[int, int]:
         newcomers = self.available if self.participation == "replaced" else None
-        return {0: self.visits.arrivals_until(self.quorum, self.population.rows, newcomers)}
+        most = None if self.starts_merged else self.max_staleness
+        return {0: self.visits.arrivals_until(self.quorum, self.population.rows, newcomers, most)}
 
     def joint_rows(self, upload: Upload) -> int:
         return self.visits.rows_under_way()
@@ -228,10 +210,6 @@ class AsynchronousMethod(SplitMethod):
 
     def lasting(self, role: Any) -> bool:
         return role == "client" or super().lasting(role)
-
-    def scalars(self) -> dict[str, float]:
-        mean, most = sum(self.missed) / len(self.missed), float(max(self.missed))
-        return {"clock/sim_time_s": self.visits.finished_s, "staleness/mean": mean, "staleness/max": most}
 
     def memory(self) -> dict[str, Any]:
         if self.visits is None:

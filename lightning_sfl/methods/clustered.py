@@ -115,8 +115,3 @@ class ClusteredMethod(WholeMethod):
     def recall(self, memory: dict[str, Any]) -> None:
         super().recall(memory)
         self.networks = [self.brought_home(state) for state in memory["networks"]]
-
-    def brought_home(self, state: State) -> State:
-        """These tensors, each on the device of the merged one of its name."""
-        live = state_of(self.merged_halves())
-        return {name: tensor.to(live[name].device) for name, tensor in state.items()}

@@ -86,6 +86,9 @@ class Guarded(Merging):
         late = type(getattr(self, "staleness", Constant()))
         why = f"null with privacy {name}: updates are hidden before it is known how late they are, and count alike"
         require(late is Constant, "staleness", late.__name__, why)
+        most = getattr(self, "max_staleness", None)
+        why = f"null with privacy {name}: updates are hidden as they are merged, and what is dropped has been sent, too"
+        require(most is None, "max_staleness", most, why)
 
     @property
     def asked_share(self) -> float:

@@ -19,7 +19,8 @@ from lightning_sfl.methods.own_norms import OwnNorms
 class Merging(OwnNorms):
     """Puts what clients hand in together.
 
-    why_only_averaged, why_not_moved: what to answer where another aggregator, or a merge optimizer, has no meaning.
+    why_only_averaged, why_not_moved: what to answer where another aggregator, or a merge optimizer, has no meaning; the
+    first answers for the second, too, unless that is given (empty: a merge optimizer has one).
     why_not_together: what to answer where clients are not drawn for a round and do not hand in together.
     why_not_compared: what to answer where what is merged cannot be compared with the merge before.
 
@@ -35,7 +36,7 @@ class Merging(OwnNorms):
 
     why_only_averaged: ClassVar[str] = ""
     why_not_together: ClassVar[str] = ""
-    why_not_moved: ClassVar[str] = ""
+    why_not_moved: ClassVar[str | None] = None
     why_not_compared: ClassVar[str] = ""
 
     def __init__(
@@ -55,7 +56,7 @@ class Merging(OwnNorms):
         fits = not (self.aggregator.looks_back and self.why_not_compared)
         allowed = f"only without {self.aggregator.looks_back} in {type(self).__name__}, as {self.why_not_compared}"
         require(fits, "aggregator", given, allowed)
-        why = self.why_not_moved or self.why_only_averaged
+        why = self.why_only_averaged if self.why_not_moved is None else self.why_not_moved
         moved = merge_optimizer is None or not why
         require(moved, "merge_optimizer", "an optimizer", f"null in {type(self).__name__}, as {why}")
         self.merge_factory = merge_optimizer
@@ -110,6 +111,11 @@ class Merging(OwnNorms):
     def handed_in_by(self, slot: int) -> State:
         """Live state of what the client in this slot hands in, by the names of `merged_halves`."""
         return state_of(nn.ModuleList(self.halves_of(slot)))
+
+    def brought_home(self, state: State) -> State:
+        """These tensors, each on the device of the merged one of its name."""
+        live = state_of(self.merged_halves())
+        return {name: tensor.to(live[name].device) for name, tensor in state.items()}
 
     def put_together(self, states: Sequence[State], weights: Sequence[float], clients: Sequence[int]) -> None:
         """Write what the aggregator makes of these clients' states into the merged halves."""

@@ -27,6 +27,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "fedsgd": ("#777777", "d"),
     "fedasync": ("#9900ff", "x"),
     "fedbuff": ("#cc1133", "+"),
+    "ca2fl": ("#842484", "$C$"),
     "per_fedavg": ("#b072f6", "1"),
     "reptile": ("#6105b4", "2"),
     "ifca": ("#351643", "3"),

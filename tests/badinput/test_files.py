@@ -51,7 +51,7 @@ CONFIGS = [
         b"model:\n  init_args:\n    staleness: {class_path: Hinge}\n",
         [
             "model.staleness has no meaning for SFL: it weighs updates that come late",
-            "FedAsync, FedBuff and GAS have it",
+            "none outlives its round or all count in full; FedAsync, FedBuff and GAS have it",
         ],
     ),
     (b"model:\n  init_args:\n    seed: 5\n", ["model.seed=5", "seed_everything"]),

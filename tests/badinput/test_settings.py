@@ -151,6 +151,16 @@ FAMILY = [
     (["--model=FedBuff", "--model.staleness=Hnige"], ["no staleness function", "did you mean Hinge?", "Polynomial"]),
     (["--model=FedBuff", "--model.staleness=Hinge", "--model.staleness.slope=-1"], ["staleness.slope=-1.0", ">= 0"]),
     (["--model=FedBuff", "--model.attendance.quorum=2"], ["attendance.quorum=2", "1 in FedBuff", "its own clock"]),
+    (["--model=FedBuff", "--model.max_staleness=-1"], ["max_staleness=-1 is not allowed: an integer >= 0, or null"]),
+    (["--model=FedBuff", "--model.max_staleness=1.5"], ["model.max_staleness=1.5"]),
+    (["--model=CA2FL", "--model.calibration=sum"], ["model.calibration='sum'", "mean", "cached_sum"]),
+    (["--model=CA2FL", "--model.weighting=rows"], ["model.weighting='rows'", "uniform", "samples"]),
+    (["--model=CA2FL", "--model.aggregator=Median"], ["none in CA2FL, as the server keeps updates"]),
+    (["--model=CA2FL", "--model.privacy=GradientMasking"], ["null in CA2FL, as the server keeps updates"]),
+    (
+        ["--model=FedBuff", "--model.privacy=GradientMasking", "--model.max_staleness=2"],
+        ["max_staleness=2 is not allowed: null with privacy GradientMasking: updates are hidden as they are merged"],
+    ),
     (["--model=FedAsync", "--model.mixing=0"], ["mixing=0.0 is not allowed: above 0, at most 1"]),
     (["--model=FedAsync", "--model.aggregator=Median"], ["aggregator='Median'", "none in FedAsync", "one by one"]),
     (["--model=PerFedAvg", "--model.adapt_lr=-1"], ["adapt_lr=-1.0 is not allowed", "a finite number >= 0"]),
@@ -198,10 +208,17 @@ FAMILY = [
     (["--model=FedAvg", "--model.smashed_noise=1"], ["smashed_noise=1.0 is not allowed: 0 in FedAvg"]),
     (["--model=FedSGD", "--model.merge_optimizer=SGD"], ["merge_optimizer", "null in FedSGD, as server_optimizer"]),
 ]
-LATE = "it weighs updates that come late, and in {} none outlives its round; FedAsync, FedBuff and GAS have it"
+LATE = "it weighs updates that come late, and in {} none outlives its round or all count in full"
+LATE += "; FedAsync, FedBuff and GAS have it"
 STEPS = "it is about steps that clients take by themselves, and in FedSGD they take none; all methods but FedSGD and Ho"
 FOREIGN = [  # options of other methods
     (["--model=SFL", "--model.staleness=Hinge"], ["model.staleness has no meaning for SFL: " + LATE.format("SFL")]),
+    (["--model=CA2FL", "--model.staleness=Hinge"], ["has no meaning for CA2FL: " + LATE.format("CA2FL")]),
+    (
+        ["--model=SFL", "--model.max_staleness=2"],
+        ["for SFL: it drops updates that come late, and in SFL none", "; CA2FL, FedAsync, FedBuff and GAS have it"],
+    ),
+    (["--model=FedBuff", "--model.calibration=mean"], ["for FedBuff; CA2FL has it: the paper's, where the mean"]),
     (["--model.staleness.slope=2"], ["model.staleness has no meaning for SFL: " + LATE.format("SFL")]),
     (["--model.staleness+=Hinge"], ["model.staleness has no meaning for SFL"]),
     (["--model=FedAvg", "--model.staleness=Hinge"], ["has no meaning for FedAvg: " + LATE.format("FedAvg")]),
@@ -211,7 +228,7 @@ FOREIGN = [  # options of other methods
     ),
     (["--model=CFL", "--model.clusters=2"], ["in CFL they choose none; IFCA has it"]),
     (["--model=FedBuff", "--model.mixing=0.3"], ["the share of a client that is mixed in alone", "; FedAsync has it"]),
-    (["--model=FedAsync", "--model.model_buffer=2"], ["FedAsync collects none; FedBuff and GAS have it"]),
+    (["--model=FedAsync", "--model.model_buffer=2"], ["FedAsync collects none; CA2FL, FedBuff and GAS have it"]),
     (
         ["--model=FedAvg", "--model.adapt_lr=0.1"],
         ["a step of adaptation in training", "client_metrics.adapt_lr", "PerFed"],

@@ -12,6 +12,7 @@ import pytest
 from lightning_sfl.callbacks import RoundRecord, UpdateCounts
 from lightning_sfl.core.clock import Cell
 from lightning_sfl.methods import (
+    CA2FL,
     CFL,
     GAS,
     IFCA,
@@ -136,6 +137,7 @@ TABLE: dict[type[SplitMethod], Callable[[Work], tuple[int, int, int]]] = {
     CFL: own_networks,
     FedAsync: own_networks,
     FedBuff: own_networks,
+    CA2FL: own_networks,
     FedSGD: one_step,
     HoloGrad: one_step,
     Centralized: lambda work: own_steps(Work([work.rows])),

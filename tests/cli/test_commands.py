@@ -196,7 +196,7 @@ def test_help_teaches(terminal: Terminal) -> None:
     code, out, _ = terminal.types("fit", "--help")
     words = " ".join(out.split())
     assert code == 0
-    assert "One of CFL, Centralized, FedAsync, FedAvg, FedBuff" in words
+    assert "One of CA2FL, CFL, Centralized, FedAsync, FedAvg, FedBuff" in words
     assert "the rule that deals the training rows to clients" in words
     assert "One of Dirichlet, FromFile, IID" in words
     assert "known subclasses" not in words

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from lightning_sfl.core.rounds import Work, draw_batches
 from lightning_sfl.methods import SFLV1, FedAvg, FedSGD, SplitMethod
-from tests.tiny import Rows, build, fit, sgd
+from tests.methods.quadratics import clients, half_square, line
+from tests.tiny import build, fit, sgd
 
 LR = 0.1
-
-
-class Residual(nn.Module):
-    """sqrt(a) (w - b), from rows (sqrt(a), -sqrt(a) b)."""
-
-    def __init__(self, start: float) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :1] * self.w + x[:, 1:]
-
-
-class Idle(nn.Module):
-    """Passes its input on; its one parameter has a gradient of zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.z = nn.Parameter(torch.ones((), dtype=torch.float64))
-
-    def forward(self, residual: Tensor) -> Tensor:
-        return residual + 0 * self.z
-
-
-def half_square(self: SplitMethod, logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.square().mean() / 2
 
 
 @pytest.fixture(autouse=True)
@@ -47,16 +18,9 @@ def quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SplitMethod, "loss", half_square)
 
 
-def clients(a: list[float], b: list[float]) -> Rows:
-    roots = torch.tensor(a, dtype=torch.float64).sqrt()
-    x = torch.stack([roots, -roots * torch.tensor(b, dtype=torch.float64)], dim=1)
-    return Rows(x, torch.zeros(len(a), dtype=torch.long), [[k] for k in range(len(a))], num_classes=1)
-
-
 def after(cls: type[SplitMethod], start: float, steps: int, rounds: int, a: list[float], b: list[float]) -> float:
-    net = nn.Sequential(OrderedDict(lower=Residual(start), upper=Idle()))
     options = {"batch_size": None, "local_steps": steps, "participants": len(a)}
-    method = build(cls, net, "lower", client_optimizer=sgd(LR), server_optimizer=sgd(LR), **options)
+    method = build(cls, line(start), "lower", client_optimizer=sgd(LR), server_optimizer=sgd(LR), **options)
     return float(fit(method, clients(a, b), rounds).client_half.state_dict()["lower.w"])
 
 

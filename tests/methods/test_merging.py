@@ -26,6 +26,7 @@ from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.oort import Oort
 from lightning_sfl.core.rounds import Plan
 from lightning_sfl.methods import (
+    CA2FL,
     CFL,
     GAS,
     IFCA,
@@ -45,7 +46,8 @@ from tests.every_method import METHODS
 from tests.tiny import Recorder, Rows, build, differing, fit, furthest, network, rows, sgd, weights, whole
 
 SIZES = (5, 4, 9, 2, 6)
-MERGING = [method for method in METHODS if method not in (FedAsync, SplitLearning, Centralized, HoloGrad, IFCA, CFL)]
+ALONE = (FedAsync, CA2FL, SplitLearning, Centralized, HoloGrad, IFCA, CFL)
+MERGING = [method for method in METHODS if method not in ALONE]
 RULES: list[Aggregator] = [
     CosineWeighted(),
     CosineWeighted(reference="previous"),

@@ -17,6 +17,7 @@ from lightning_sfl.core.fed_cbs import FedCBS
 from lightning_sfl.core.gradient_shuffle import GradientShuffle
 from lightning_sfl.core.oort import Oort
 from lightning_sfl.methods import (
+    CA2FL,
     CFL,
     GAS,
     IFCA,
@@ -50,7 +51,7 @@ from tests.tiny import build, fit, network, rows
 ALWAYS = [SFLV1, FedAvg, PerFedAvg, Reptile]
 IN_SUMS = [MiniBatchSFL, USFL, SCALA]
 NEVER = [SFL, SFLV2, SplitLearning, Mix2SFL, MultiSFL, GAS, FedSGD, HoloGrad, FedAsync, FedBuff, IFCA, CFL]
-NEVER += [ScaffoldSFL, SFLProx]
+NEVER += [ScaffoldSFL, SFLProx, CA2FL]
 
 
 def mode(cls: type[SplitMethod], asked: Any = "auto", net: nn.Module | None = None, **options: Any) -> str:

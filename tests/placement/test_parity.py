@@ -26,6 +26,7 @@ FEW = [
     "MultiSFL:roles:rich",
     "GAS:gathered:rich:dropout",
     "FedBuff:roles:rich:dropout",
+    "CA2FL:gathered:rich:norm",
     "PerFedAvg:roles:rich:norm",
     "IFCA:roles:rich:norm",
     "CFL:gathered:rich:norm",
@@ -39,7 +40,7 @@ FEW = [
     "SFLV1:sharded:dropout:norm:double",
 ]
 METHODS = ("SFL", "SFLV1", "SFLV2", "SplitLearning", "MiniBatchSFL", "USFL", "Mix2SFL", "MultiSFL", "GAS", "FedAvg")
-METHODS += ("FedAsync", "FedBuff", "PerFedAvg", "Reptile", "IFCA", "CFL", "ScaffoldSFL", "SFLProx", "SCALA")
+METHODS += ("FedAsync", "FedBuff", "CA2FL", "PerFedAvg", "Reptile", "IFCA", "CFL", "ScaffoldSFL", "SFLProx", "SCALA")
 ALL = (*METHODS, "FedSGD", "HoloGrad")
 MATRIX = [f"{name}:{mode}:dropout:norm:rich" for name in ALL for mode in ("gathered", "roles")]
 MATRIX += [f"{name}:{mode}:adam" for name in METHODS for mode in ("gathered", "roles")]
@@ -169,6 +170,7 @@ def test_what_is_refused_is_refused_by_every_process(tmp_path: Path) -> None:
         "MultiSFL:{}:adam",
         "GAS:{}:rich",
         "FedBuff:{}:rich",
+        "CA2FL:{}:rich",
         "CFL:{}:rich:norm",
         "HoloGrad:{}:rich:adam",
     ],

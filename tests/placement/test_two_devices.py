@@ -21,6 +21,7 @@ from lightning_sfl.core.dynamics import Dynamics
 from lightning_sfl.core.errors import ConfigError
 from lightning_sfl.core.oort import Oort
 from lightning_sfl.methods import (
+    CA2FL,
     CFL,
     GAS,
     IFCA,
@@ -30,6 +31,7 @@ from lightning_sfl.methods import (
     USFL,
     Centralized,
     FedAvg,
+    FedBuff,
     FedSGD,
     HoloGrad,
     MiniBatchSFL,
@@ -168,7 +170,7 @@ def test_watchers_write_what_they_write_on_one_device(cls: type[SplitMethod], tm
 
 @pytest.mark.slow
 def test_a_run_goes_on_wherever_its_halves_are(tmp_path: Path) -> None:
-    for cls in (SFL, GAS, MultiSFL, FedAvg, ScaffoldSFL, CFL):
+    for cls in (SFL, GAS, MultiSFL, FedAvg, FedBuff, CA2FL, ScaffoldSFL, CFL):
         options = {"persist_server_optimizer": True, "server_optimizer": torch.optim.Adam, **rich_of(cls)}
         options |= {"aggregator": CosineWeighted(reference="previous")} if cls in (SFL, FedAvg) else {}
         straight, _ = trained(cls, rounds=4, **options)

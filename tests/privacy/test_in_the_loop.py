@@ -24,6 +24,7 @@ from lightning_sfl.core.privacy import CentralDP, GradientMasking, LocalDP, Priv
 from lightning_sfl.core.privacy.base import clipped
 from lightning_sfl.core.staleness import Polynomial
 from lightning_sfl.methods import (
+    CA2FL,
     CFL,
     GAS,
     IFCA,
@@ -47,7 +48,7 @@ from tests.tiny import Recorder, build, differing, fit, furthest, network, rows,
 
 SIZES = (5, 4, 9, 2, 6)
 INF = float("inf")
-UNGUARDED = (SplitLearning, Centralized, HoloGrad, MultiSFL, FedAsync, IFCA, CFL, ScaffoldSFL)
+UNGUARDED = (SplitLearning, Centralized, HoloGrad, MultiSFL, FedAsync, CA2FL, IFCA, CFL, ScaffoldSFL)
 GUARDED = [method for method in METHODS if method not in UNGUARDED]
 
 
