@@ -9,6 +9,7 @@ from lightning_sfl.core.errors import SFLError
 _NUMBER = re.compile(r"-?(\d[\d_]*\.?\d*(e[-+]?\d+)?|inf|nan)|None|True|False", re.IGNORECASE)
 _WORDS = {"int": "an integer", "float": "a finite number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _WORDS["collections.abc.Sequence"] = "a list in brackets"
+_LISTS = {"list[float]": "a list of numbers in brackets", "list[int]": "a list of integers in brackets"}
 _TYPE = re.compile(
     r"<class '([\w.]+)'>|Literal\[([^\]]*)\]|((?:list|dict|tuple|set)\[[^\[\]]*(?:\[[^\[\]]*\])?[^\[\]]*\])"
 )
@@ -42,7 +43,8 @@ def readable(types: str) -> str:
         if choices:
             words += [choice.strip().strip("'") for choice in choices.split(",")]
         elif container:
-            words.append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", container))
+            plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", container)
+            words.append(_LISTS.get(plain, plain))
         elif name != "torch.Tensor":
             words.append(_WORDS.get(name, f"a {name.rpartition('.')[2]}"))
     unique = list(dict.fromkeys(words)) or [types]

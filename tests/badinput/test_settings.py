@@ -139,7 +139,10 @@ FAMILY = [
     (["--model=Centralized", "--model.selection=Oort"], ["selection='Oort'", "none in Centralized"]),
     (["--model.cell.compute_flops=[0,1]"], ["cell.compute_flops=[0.0, 1.0] is not allowed", "two numbers > 0"]),
     (["--model.attendance.availability=0"], ["attendance.availability=0.0 is not allowed: above 0, at most 1"]),
-    (["--model.attendance.availability=often"], ["attendance.availability='often'", "a finite number or list[float]"]),
+    (
+        ["--model.attendance.availability=often"],
+        ["attendance.availability='often'", "a finite number or a list of numbers in brackets"],
+    ),
     (["--model.attendance.availability=[1,2]"], ["attendance.availability[1]=2.0 is not allowed: from 0 to 1"]),
     (["--model.attendance.availability=[1,0.5]"], ["attendance.availability='2 numbers'", "one for each client"]),
     (["--model.attendance.overcommit=.inf"], ["attendance.overcommit=inf is not allowed: a finite number >= 1"]),
