@@ -85,8 +85,8 @@ MODULES = {
     "import nothing_like_this\n": ["cannot be imported", "nothing_like_this", "line 1"],
     "def f(:\n": ["cannot be imported", "SyntaxError", "line 1"],
     "x = 1 / 0\n": ["cannot be imported", "ZeroDivisionError: division by zero", "line 1"],
-    "class Mine:\n    pass\n": ["that is no method", "known: CFL, Centralized"],
-    "Mine = 3\n": ["that is no method", "known: CFL, Centralized"],
+    "class Mine:\n    pass\n": ["that is no method", "known: CA2FL, CFL, Centralized"],
+    "Mine = 3\n": ["that is no method", "known: CA2FL, CFL, Centralized"],
     "class Other:\n    pass\n": ["cannot be imported", "has no attribute 'Mine'"],
     "from lightning_sfl.methods import SplitMethod\nclass Mine(SplitMethod):\n    pass\n": ["Mine has no serve()"],
     "from lightning_sfl.methods import SFL\nclass Mine(SFL):\n    name = '../../x'\n": [

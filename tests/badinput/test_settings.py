@@ -241,7 +241,7 @@ FOREIGN = [  # options of other methods
     (["--model=SFL", "--model.rate=0.1"], ["which SFL has as the lr of merge_optimizer SGD", "; Reptile has it"]),
     (
         ["--model=FedAvg", "--model.server_optimizer=SGD"],
-        ["a server half, and FedAvg has none", "methods but CFL, FedAs"],
+        ["a server half, and FedAvg has none", "methods but CA2FL, CFL, FedAs"],
     ),
     (["--model=FedSGD", "--model.batch_size=3"], [STEPS]),
     (
